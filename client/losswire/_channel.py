@@ -1,0 +1,90 @@
+"""The connection of a client: one channel for each process that uses it.
+
+In: a target and how to be let in. Out: a gRPC channel that is this process's own. A channel does
+not live through a fork, so the process id is looked at for each call; and channels share no
+subchannels, since a child's new channel would otherwise find its parent's dead connection.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import grpc
+
+from losswire._errors import InvalidInput
+
+Tls: TypeAlias = bool | str | os.PathLike[str] | grpc.ChannelCredentials
+"""True for the system's certificate authorities, a file of others (PEM), or gRPC's credentials."""
+
+_FRAME_BYTES: Final = 4 << 20
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.http2.max_frame_size", _FRAME_BYTES),
+    ("grpc.experimental.tcp_max_read_chunk_size", _FRAME_BYTES),
+    ("grpc.http2.lookahead_bytes", 2 * _FRAME_BYTES),
+)
+
+
+class Connection:
+    """Channels to `target`, one in each process that makes a call."""
+
+    def __init__(self, target: str, token: str | None, tls: Tls | None) -> None:
+        self.target = target
+        self.metadata: tuple[tuple[str, str], ...] = ()
+        if token is not None:
+            self.metadata = (("authorization", f"Bearer {token}"),)
+        self._credentials = _credentials(tls)
+        # One attribute, replaced as a whole: a lock could be held by a thread that a fork left
+        # behind. Two threads of a child may each make a channel; either serves.
+        self._owned = (os.getpid(), self._connect())
+        self._inherited: list[grpc.Channel] = []
+        self._is_closed = False
+
+    def channel(self) -> grpc.Channel:
+        """This process's channel.
+
+        Raises:
+            RuntimeError: the client has been closed.
+        """
+        if self._is_closed:
+            raise RuntimeError("the client has been closed")
+        pid, channel = self._owned
+        if pid != os.getpid():
+            # Kept, because its destructor would wait for threads that only the parent has.
+            self._inherited.append(channel)
+            channel = self._connect()
+            self._owned = (os.getpid(), channel)
+        return channel
+
+    def close(self) -> None:
+        """Closes this process's channel; calls in flight are cancelled."""
+        self._is_closed = True
+        pid, channel = self._owned
+        if pid == os.getpid():
+            channel.close()
+
+    def _connect(self) -> grpc.Channel:
+        if self._credentials is None:
+            return grpc.insecure_channel(self.target, _OPTIONS)
+        return grpc.secure_channel(self.target, self._credentials, _OPTIONS)
+
+
+def _credentials(tls: Tls | None) -> grpc.ChannelCredentials | None:
+    if tls is None or tls is False:
+        return None
+    if tls is True:
+        return grpc.ssl_channel_credentials()
+    if isinstance(tls, grpc.ChannelCredentials):
+        return tls
+    try:
+        authorities = Path(tls).read_bytes()
+    except OSError as error:
+        raise InvalidInput(
+            f"tls: expected a readable file of certificate authorities, received {tls} ({error})"
+        ) from error
+    return grpc.ssl_channel_credentials(authorities)

@@ -1,0 +1,125 @@
+"""The errors a caller can catch, and the one place that makes them from gRPC's.
+
+    LosswireError
+    ├── InvalidInput        also a ValueError; the request breaks a rule
+    ├── ServerBusy          no room now; another try may succeed
+    ├── ServerUnavailable   not there, starting or draining
+    ├── DeadlineExceeded    also a TimeoutError
+    ├── Unauthenticated     no token or certificate, or a wrong one
+    ├── PermissionDenied    a good one that may not do this
+    └── ServerError         everything else: the server's fault, or a version too old
+
+Each carries the gRPC status it stands for. What the client finds out by itself carries the status
+that the server would have answered with, and the same text.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+import grpc
+
+from losswire_proto.rules import InvalidField
+
+
+class LosswireError(Exception):
+    """Something went wrong with a call. Raised only as one of its children.
+
+    Attributes:
+        code: the gRPC status code.
+    """
+
+    default_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+
+    def __init__(self, message: str, code: grpc.StatusCode | None = None) -> None:
+        super().__init__(message)
+        self.code = self.default_code if code is None else code
+
+
+class InvalidInput(LosswireError, ValueError):  # noqa: N818 -- the names are a fixed contract
+    """The request breaks a rule; the message names field, expected and received."""
+
+    default_code = grpc.StatusCode.INVALID_ARGUMENT
+
+    @classmethod
+    def of(cls, error: InvalidField) -> InvalidInput:
+        """The same complaint as a caller's error."""
+        return cls(str(error))
+
+
+class ServerBusy(LosswireError):  # noqa: N818 -- the same
+    """The server has no room for the request now.
+
+    Attributes:
+        retry_delay: when another try is worth it, in seconds; None where the server did not say.
+    """
+
+    default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    retry_delay: float | None = None
+
+
+class ServerUnavailable(LosswireError):  # noqa: N818 -- the same
+    """The server is not there, starting or draining; the message names the address."""
+
+    default_code = grpc.StatusCode.UNAVAILABLE
+
+
+class DeadlineExceeded(LosswireError, TimeoutError):  # noqa: N818 -- the same
+    """No answer within the timeout; the message names the address."""
+
+    default_code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Unauthenticated(LosswireError):  # noqa: N818 -- the same
+    """The server wants a token or certificate, or another one."""
+
+    default_code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(LosswireError):  # noqa: N818 -- the same
+    """The token or certificate is good but may not do this."""
+
+    default_code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class ServerError(LosswireError):
+    """Any other status: the server's fault, or something that it does not have."""
+
+    default_code = grpc.StatusCode.INTERNAL
+
+
+_BY_CODE: Final[dict[grpc.StatusCode, type[LosswireError]]] = {
+    kind.default_code: kind
+    for kind in (
+        InvalidInput,
+        ServerBusy,
+        ServerUnavailable,
+        DeadlineExceeded,
+        Unauthenticated,
+        PermissionDenied,
+    )
+}
+
+
+def from_rpc(error: grpc.RpcError, target: str, timeout: float) -> LosswireError:
+    """The error that a failed call stands for."""
+    code, details = error.code(), error.details() or "no details"
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(f"no answer from {target} within {timeout:g} s: {details}", code)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
+        # gRPC's own limit, before the server saw anything; no later try can succeed.
+        return InvalidInput(f"request: larger than {target} accepts in one message: {details}", code)
+    kind = _BY_CODE.get(code, ServerError)
+    if kind is InvalidInput:
+        return InvalidInput(details, code)
+    answer = kind(f"{target}: {details}", code)
+    if isinstance(answer, ServerBusy):
+        answer.retry_delay = _retry_delay(error)
+    return answer
+
+
+def _retry_delay(error: grpc.RpcError) -> float | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-retry-pushback-ms":
+            return int(value) / 1000
+    return None

@@ -1,0 +1,46 @@
+"""The child process of a `LocalServer`: serves for as long as standard input is open.
+
+In: settings as JSON, the first argument. Out: one line of JSON on standard output, the target once
+calls are answered, or why there is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+from losswire_server import logs, runtime
+from losswire_server.config import ServerSettings, load_settings
+from losswire_server.errors import StartupError
+
+
+async def _serve_while_stdin_is_open(settings: ServerSettings) -> None:
+    stop = asyncio.Event()
+    runtime.stop_on_signals(stop)
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    owner = asyncio.create_task(reader.read())
+    owner.add_done_callback(lambda _task: stop.set())
+    await runtime.serve(settings, stop, lambda target: _answer(target=target))
+    owner.cancel()
+
+
+def _answer(**fields: str) -> None:
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
+
+
+def _main() -> None:
+    try:
+        settings = load_settings(**json.loads(sys.argv[1]))
+        logs.configure(settings)
+        asyncio.run(_serve_while_stdin_is_open(settings))
+    except StartupError as error:
+        _answer(error=str(error))
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,144 @@
+"""The server's settings: one model, read here and nowhere else.
+
+In: flags, `LOSSWIRE_…` variables, a TOML file; the first of them that names a setting decides.
+Out: a frozen `ServerSettings`, or a `StartupError` of one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from losswire_server.errors import StartupError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MIB = 1 << 20
+
+
+class ServerSettings(BaseSettings):
+    """Settings of `losswire serve`. Flags win over LOSSWIRE_<NAME> variables, these over the file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LOSSWIRE_",
+        extra="forbid",
+        frozen=True,
+        cli_prog_name="losswire serve",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    config: Annotated[Path | None, Field(description="TOML file with these settings")] = None
+    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[
+        int, Field(ge=0, le=65535, description="TCP port to listen on; 0 picks a free one")
+    ] = 50051
+    unix_socket: Annotated[
+        Path | None, Field(description="listen on this Unix socket instead of TCP")
+    ] = None
+    engine: Annotated[
+        Literal["auto", "numpy", "cupy"],
+        Field(description="what computes; auto takes the GPU where there is one it can use"),
+    ] = "auto"
+    threads: Annotated[
+        int | None, Field(ge=1, description="threads of the NumPy engine; one per core if not set")
+    ] = None
+    max_message_bytes: Annotated[
+        int, Field(ge=4096, le=2**31 - 1, description="largest message accepted")
+    ] = 512 * MIB
+    queue_bytes: Annotated[
+        int, Field(ge=4096, description="tensor bytes admitted and not yet answered")
+    ] = 2048 * MIB
+    max_batch_rows: Annotated[int, Field(ge=1, description="rows computed together")] = 1 << 17
+    max_batch_bytes: Annotated[int, Field(ge=1, description="bytes computed together")] = 64 * MIB
+    max_wait_us: Annotated[
+        int,
+        Field(ge=0, le=1_000_000, description="longest wait for company; an idle server never waits"),
+    ] = 200
+    drain_seconds: Annotated[
+        float, Field(ge=0, description="on SIGTERM, time for calls in flight to finish")
+    ] = 30.0
+    reflection: Annotated[bool, Field(description="serve gRPC reflection")] = True
+    log_format: Annotated[Literal["text", "json"], Field(description="form of log lines")] = "text"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="least level logged")
+    ] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the same
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Keywords, then environment, then file; pydantic puts the flags before all of them."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def address(self) -> str:
+        """Where to listen, as gRPC names it."""
+        return f"unix:{self.unix_socket}" if self.unix_socket else f"{self.host}:{self.port}"
+
+
+def load_settings(arguments: Sequence[str] = (), **keywords: Any) -> ServerSettings:
+    """Settings from flags, environment and TOML file, with `keywords` in the place of flags.
+
+    Raises:
+        StartupError: a setting that is unknown or outside what is allowed, an unreadable file.
+        SystemExit: `--help`, or flags that cannot be parsed; argparse has said what.
+    """
+    path = _config_path(arguments, keywords)
+    configured = type(
+        "ServerSettings",
+        (ServerSettings,),
+        {"model_config": {"toml_file": path}, "__doc__": ServerSettings.__doc__},
+    )
+    try:
+        settings: ServerSettings = configured(_cli_parse_args=list(arguments) or None, **keywords)
+    except ValidationError as error:
+        raise StartupError("; ".join(_line(each) for each in error.errors())) from error
+    except SettingsError as error:
+        raise StartupError(str(error)) from error
+    return settings
+
+
+def _config_path(arguments: Sequence[str], keywords: dict[str, Any]) -> Path | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config")
+    try:
+        flag = parser.parse_known_args(list(arguments))[0].config
+    except argparse.ArgumentError:
+        return None  # the full parser will say what is wrong with it
+    name = flag or keywords.get("config") or os.environ.get("LOSSWIRE_CONFIG")
+    if not name:
+        return None
+    path = Path(name)
+    try:
+        tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StartupError(f"config: cannot read {path}: {error}") from error
+    return path
+
+
+def _line(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"]) or "settings"
+    if error["type"] == "extra_forbidden":
+        return f"{name}: no such setting; `losswire serve --help` lists them"
+    return f"{name}: {error['msg']}, received {error['input']!r}"

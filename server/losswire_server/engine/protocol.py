@@ -1,0 +1,32 @@
+"""What an engine is: something that computes a batch of requests, whatever it runs on.
+
+In: validated requests that share a `batch_key`. Out: one result each, in order, bit-identical to
+what each would get alone. An engine raises only for faults of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from losswire_server.requests import LossRequest, LossResult
+
+
+class Engine(Protocol):
+    """Computes losses and gradients. Called from several threads at once."""
+
+    @property
+    def name(self) -> str:
+        """What `--engine` calls it."""
+
+    @property
+    def device(self) -> str:
+        """What it computes on, in words."""
+
+    def compute(self, requests: Sequence[LossRequest]) -> list[LossResult]:
+        """Computes one batch. The requests share a batch key; the results are in their order."""
+
+    def close(self) -> None:
+        """Releases threads and memory; nothing may be computing."""

@@ -1,0 +1,223 @@
+"""Requests cut into tiles of rows that fit the cache, and tiles put together from requests.
+
+In: requests with where their results go. Out: tiles, each a few pieces of requests; a tile gathers
+its rows class-last and in the compute dtype (looking at the request's own memory where that is how
+it lies there), and scatters its gradients back. A request's cuts depend on its own shape alone.
+
+Rows are the examples in row-major order. Logits are seen as `[outer, classes, inner]`, so the row
+of example (o, i) is o * inner + i, whatever the class axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from losswire_proto.dtypes import Array
+    from losswire_server.engine.weighting import Float64s, Weighting
+    from losswire_server.requests import LossRequest
+
+TILE_ELEMENTS: Final = 1 << 16
+"""Elements of a tile: 256 KiB of float32, so that logits, scratch and gradient of one tile share
+1 MiB of L2. From `benchmarks/engine.py --tiles`; half and double of it are slower at C = 1,000."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTable:
+    """Distributions that broadcast: each distinct row once, and which row each example has."""
+
+    table: Array
+    index: Array
+
+    @classmethod
+    def of(cls, labels: Array, shape: tuple[int, ...], axis: int) -> LabelTable:
+        """Labels of any shape that broadcasts to `shape`, with the class axis at `axis`."""
+        aligned = labels.reshape((1,) * (len(shape) - labels.ndim) + labels.shape)
+        by_row = np.moveaxis(aligned, axis, -1)
+        table = by_row.reshape(-1, by_row.shape[-1])
+        numbers = np.arange(table.shape[0]).reshape(by_row.shape[:-1])
+        examples = shape[:axis] + shape[axis + 1 :]
+        return cls(table, np.broadcast_to(numbers, examples).reshape(-1))
+
+    def fill(self, rows: Array, span: slice) -> None:
+        """Writes the distributions of the examples of `span` into `rows`."""
+        np.copyto(rows, self.table[self.index[span]], casting="unsafe")  # float to float
+
+    def fold(self, grad: Array, span: slice) -> Float64s:
+        """Sums `grad` of the examples of `span` over what was broadcast, in their order."""
+        if self.table.shape[1] == 1:
+            grad = grad.sum(axis=1, keepdims=True)
+        total = np.zeros(self.table.shape)
+        np.add.at(total, self.index[span], grad)
+        return total
+
+    def unbroadcast(self, grad: Array, labels: Array, axis: int, rank: int) -> Array:
+        """A gradient of the table's shape in the shape of the labels it was made from."""
+        aligned = (1,) * (rank - labels.ndim) + labels.shape
+        by_row = aligned[:axis] + aligned[axis + 1 :] + (aligned[axis],)
+        return np.moveaxis(grad.reshape(by_row), -1, axis).reshape(labels.shape)
+
+
+@dataclass(slots=True)
+class Work:
+    """A request on its way through the engine, with the arrays its results go to.
+
+    Attributes:
+        logits, grad_logits: `[outer, classes, inner]`.
+        labels, grad_labels: the same, for distributions of the logits' shape.
+        label_table: distributions that broadcast; `partials` holds the gradient to it of each
+            piece, by its first row.
+        per_example: `[rows]`.
+    """
+
+    request: LossRequest
+    weighting: Weighting
+    logits: Array
+    labels: Array | None
+    label_table: LabelTable | None
+    per_example: Array
+    grad_logits: Array | None
+    grad_labels: Array | None
+    partials: dict[int, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive rows of one request: whole outer indices, or a part of one."""
+
+    work: Work
+    outer: slice
+    inner: slice
+
+    @property
+    def start(self) -> int:
+        """The first row."""
+        return int(self.outer.start * self.work.logits.shape[2] + self.inner.start)
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return int((self.outer.stop - self.outer.start) * (self.inner.stop - self.inner.start))
+
+    @property
+    def span(self) -> slice:
+        """The rows as a slice of arrays `[rows]`."""
+        return slice(self.start, self.start + self.rows)
+
+    def block(self, array: Array) -> Array:
+        """This piece of an array `[outer, classes, inner]`, as `[outer, inner, classes]`."""
+        part: Array = array[self.outer, :, self.inner]
+        return part.transpose(0, 2, 1)
+
+
+Tile = Sequence[Piece]
+
+
+def cut(works: Sequence[Work], classes: int) -> Iterator[Tile]:
+    """Cuts large requests into tiles and packs small ones together into others."""
+    limit = max(1, TILE_ELEMENTS // classes)
+    packed: list[Piece] = []
+    room = limit
+    for work in works:
+        outer, _, inner = work.logits.shape
+        if outer * inner > limit:
+            yield from ([piece] for piece in _split(work, limit))
+            continue
+        if outer * inner > room:
+            yield packed
+            packed, room = [], limit
+        packed.append(Piece(work, slice(0, outer), slice(0, inner)))
+        room -= outer * inner
+    if packed:
+        yield packed
+
+
+def _split(work: Work, limit: int) -> Iterator[Piece]:
+    outer, _, inner = work.logits.shape
+    if inner >= limit:
+        for index in range(outer):
+            for start in range(0, inner, limit):
+                stop = min(start + limit, inner)
+                yield Piece(work, slice(index, index + 1), slice(start, stop))
+        return
+    step = limit // inner
+    for start in range(0, outer, step):
+        yield Piece(work, slice(start, min(start + step, outer)), slice(0, inner))
+
+
+class Scratch:
+    """Buffers of one tile in one dtype, kept from tile to tile; for one thread at a time."""
+
+    def __init__(self) -> None:
+        self._bytes: list[Array] = []
+
+    def take(self, number: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+        """Buffer `number`, in this shape; what it held is lost."""
+        size = math.prod(shape) * dtype.itemsize
+        while len(self._bytes) <= number:
+            self._bytes.append(np.empty(0, np.uint8))
+        if self._bytes[number].size < size:
+            self._bytes[number] = np.empty(size, np.uint8)
+        return self._bytes[number][:size].view(dtype).reshape(shape)
+
+
+def rows_of(tile: Tile) -> int:
+    """The number of rows of a tile."""
+    return sum(piece.rows for piece in tile)
+
+
+def joined(tile: Tile, array_of: Callable[[Weighting], Array | None]) -> Array:
+    """The tile's rows of an array `[rows]` that every piece's weighting has."""
+    arrays = [array_of(piece.work.weighting) for piece in tile]
+    parts = [a[piece.span] for piece, a in zip(tile, arrays, strict=True) if a is not None]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def blank(tile: Tile, rows: Array, mask_of: Callable[[Weighting], Array | None]) -> None:
+    """Sets to 0 the rows that the weightings' masks name; None names none."""
+    for piece, part in zip(tile, split(tile, rows), strict=True):
+        mask = mask_of(piece.work.weighting)
+        if mask is not None:
+            part[mask[piece.span]] = 0
+
+
+def gather(tile: Tile, arrays: Sequence[Array], buffer: Array) -> Array:
+    """The tile's rows of one array `[outer, classes, inner]` per piece, as `[rows, classes]`.
+
+    A view where the rows lie so already, otherwise in `buffer`, whose dtype decides.
+    """
+    view = target(tile, arrays, buffer)
+    if view is buffer:
+        for piece, array, rows in zip(tile, arrays, split(tile, buffer), strict=True):
+            block = piece.block(array)
+            np.copyto(rows.reshape(block.shape), block, casting="unsafe")  # float to float
+    return view
+
+
+def target(tile: Tile, arrays: Sequence[Array], buffer: Array) -> Array:
+    """Where to write the tile's `[rows, classes]` for `scatter`: in place, or into `buffer`."""
+    if len(tile) == 1 and arrays[0].shape[2] == 1 and arrays[0].dtype == buffer.dtype:
+        return tile[0].block(arrays[0]).reshape(buffer.shape)
+    return buffer
+
+
+def scatter(tile: Tile, arrays: Sequence[Array], written: Array, buffer: Array) -> None:
+    """Moves what was written into `target`'s answer to one array `[outer, classes, inner]` a piece."""
+    if written is not buffer:
+        return
+    for piece, array, rows in zip(tile, arrays, split(tile, buffer), strict=True):
+        block = piece.block(array)
+        np.copyto(block, rows.reshape(block.shape), casting="unsafe")  # float to float
+
+
+def split(tile: Tile, rows: Array) -> Iterator[Array]:
+    """The part of an array `[rows, …]` that belongs to each piece."""
+    position = 0
+    for piece in tile:
+        yield rows[position : position + piece.rows]
+        position += piece.rows

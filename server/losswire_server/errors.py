@@ -1,0 +1,69 @@
+"""The errors of the server, each with the gRPC status it becomes.
+
+    wire → validation ── InvalidRequest (INVALID_ARGUMENT) · Unsupported (UNIMPLEMENTED)
+             → admission ── Overloaded (RESOURCE_EXHAUSTED) · Draining (UNAVAILABLE)
+               → batcher ── Expired (DEADLINE_EXCEEDED)
+                 → engine ── whatever else happens: INTERNAL, with an incident id
+
+    RequestFailed
+    ├── InvalidRequest
+    ├── Unsupported
+    ├── Overloaded
+    ├── Draining
+    └── Expired
+    StartupError        not about a request: the server cannot start as configured
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import grpc
+
+
+class RequestFailed(Exception):  # noqa: N818 -- the tree reads as what happened to the request
+    """A request that gets an error instead of a result. Raised only as one of its children."""
+
+    status: ClassVar[grpc.StatusCode]
+
+
+class InvalidRequest(RequestFailed):
+    """The request breaks the contract; the message names field, expected and received."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class Unsupported(RequestFailed):
+    """The request is sound, but this version does not have what it asks for."""
+
+    status = grpc.StatusCode.UNIMPLEMENTED
+
+
+class Overloaded(RequestFailed):
+    """There is no room for the request now.
+
+    Attributes:
+        retry_delay_ms: when another try is worth it, in milliseconds.
+    """
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, retry_delay_ms: int) -> None:
+        super().__init__(message)
+        self.retry_delay_ms = retry_delay_ms
+
+
+class Draining(RequestFailed):
+    """The server is about to stop and takes no new requests."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+
+
+class Expired(RequestFailed):
+    """The deadline passed before anything was computed."""
+
+    status = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class StartupError(Exception):
+    """The server cannot start as configured; the message is one line that says what to do."""

@@ -1,0 +1,83 @@
+"""A real server in a child process, for tests, notebooks and demos.
+
+In: server settings as keywords. Out: a target to connect to. The child serves for as long as its
+standard input stays open, so it ends with this process however that ends.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+from losswire_server.errors import StartupError
+
+_STOP_SECONDS: Final = 10.0
+
+
+class LocalServer:
+    """Runs `losswire serve` in a child process, on a free port unless told otherwise.
+
+    Example:
+        >>> with LocalServer(engine="numpy") as server:      # doctest: +SKIP
+        ...     client = losswire.Client(server.target)
+
+    Args:
+        log: where the server's log lines go, a file; None for nowhere.
+        settings: settings of the server, such as `engine="numpy"` or `unix_socket=path`.
+
+    Raises:
+        StartupError: the server could not start; the message is its own.
+    """
+
+    def __init__(self, *, log: IO[Any] | None = None, **settings: Any) -> None:
+        if "unix_socket" not in settings:
+            settings.setdefault("port", 0)
+        # A server that ends with its owner has nobody to drain for.
+        settings.setdefault("drain_seconds", 1.0)
+        self._process = subprocess.Popen(  # noqa: S603 -- our own module
+            [sys.executable, "-m", "losswire_server.child", json.dumps(settings, default=str)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if log is None else log,
+            text=True,
+        )
+        line = self._process.stdout.readline() if self._process.stdout else ""
+        answer = json.loads(line) if line else {"error": "the server ended before it was ready"}
+        if "error" in answer:
+            self.close()
+            raise StartupError(answer["error"])
+        self.target: str = answer["target"]
+        """Where clients connect to."""
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self._process.pid
+
+    def close(self) -> None:
+        """Stops the server and waits for it; a second time does nothing."""
+        with suppress(BrokenPipeError):
+            if self._process.stdin:
+                self._process.stdin.close()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

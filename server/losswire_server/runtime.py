@@ -1,0 +1,177 @@
+"""The running server: collaborators put together, started, and taken down without losing a call.
+
+In: settings. Out: a server that is ready, and says so by health check and through `on_ready`; when
+it is told to stop it refuses new calls, finishes those in flight, and goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import grpc
+import numpy as np
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from losswire_proto import __version__, dtypes, rules
+from losswire_proto.losses import LOSSES, LossCall
+from losswire_proto.v1 import loss_service_pb2 as pb
+from losswire_server.admission import Admission
+from losswire_server.batcher import Batcher, BatchLimits
+from losswire_server.engine.selection import choose_engine
+from losswire_server.errors import StartupError
+from losswire_server.requests import LossRequest
+from losswire_server.service import SERVED, SERVICE, LossService
+
+if TYPE_CHECKING:
+    from losswire_server.config import ServerSettings
+    from losswire_server.engine.protocol import Engine
+
+_FRAME_BYTES: Final = 4 << 20
+"""HTTP/2 frames and socket reads of this size carried tensors fastest of those measured."""
+
+
+async def serve(
+    settings: ServerSettings, stop: asyncio.Event, on_ready: Callable[[str], None]
+) -> None:
+    """Serves until `stop` is set, then drains.
+
+    Args:
+        settings: the effective settings.
+        stop: set by whoever wants the server to end.
+        on_ready: called with the target that clients connect to, once calls are answered.
+
+    Raises:
+        StartupError: the engine or the address cannot be used.
+    """
+    log = structlog.get_logger()
+    log.info("settings", **settings.model_dump(mode="json"))
+    engine, reason = choose_engine(settings.engine, settings.threads)
+    log.info("engine", name=engine.name, device=engine.device, wanted=settings.engine, reason=reason)
+    warm_up(engine)
+    limits = BatchLimits(settings.max_batch_rows, settings.max_batch_bytes, settings.max_wait_us)
+    batcher, admission = Batcher(engine, limits), Admission(settings.queue_bytes)
+    service = LossService(batcher, admission, _info(settings, engine))
+    checks = health.aio.HealthServicer()
+    server = _grpc_server(settings, service, checks)
+    target = _bind(server, settings)
+    await server.start()
+    await _set_health(checks, health_pb2.HealthCheckResponse.SERVING)
+    log.info("serving", target=target, pid=os.getpid(), version=__version__)
+    on_ready(target)
+
+    await stop.wait()
+    log.info("draining", seconds=settings.drain_seconds, held_bytes=admission.held_bytes)
+    await _set_health(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
+    is_drained = await admission.drain(settings.drain_seconds)
+    await server.stop(grace=0.1 if is_drained else 0)
+    await batcher.close()
+    engine.close()
+    log.info("stopped", drained=is_drained)
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Sets `stop` on SIGTERM and Ctrl-C."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+def warm_up(engine: Engine) -> None:
+    """Computes a little of everything once, so that the first caller does not pay for it."""
+    for dtype in dtypes.FLOATS:
+        logits = np.zeros((2, 3), dtype)
+        call = LossCall(grad_logits=True)
+        engine.compute([LossRequest(call, logits, 1, np.zeros(2, np.int64), None, None)])
+        engine.compute([LossRequest(call, logits, 1, None, np.zeros((2, 3), dtype), None)])
+
+
+def _grpc_server(
+    settings: ServerSettings, service: LossService, checks: health.aio.HealthServicer
+) -> grpc.aio.Server:
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.http2.max_frame_size", _FRAME_BYTES),
+            ("grpc.experimental.tcp_max_read_chunk_size", _FRAME_BYTES),
+            ("grpc.http2.lookahead_bytes", 2 * _FRAME_BYTES),
+            # Two servers on one port would share its connections unnoticed.
+            ("grpc.so_reuseport", 0),
+        ]
+    )
+    server.add_generic_rpc_handlers((service.handlers(),))
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    if settings.reflection:
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+    return server
+
+
+def _bind(server: grpc.aio.Server, settings: ServerSettings) -> str:
+    """Listens; returns the target that clients connect to."""
+    if settings.unix_socket is not None:
+        _refuse_live_socket(settings.unix_socket)
+    try:
+        port = server.add_insecure_port(settings.address)
+    except RuntimeError as error:
+        raise StartupError(
+            f"cannot listen on {settings.address}: it is in use or not allowed;"
+            " choose another with --port, --host or --unix-socket"
+        ) from error
+    return settings.address if settings.unix_socket else f"{settings.host}:{port}"
+
+
+def _refuse_live_socket(path: Path) -> None:
+    """gRPC replaces a socket file that exists; one that a server still answers must stay."""
+    if not path.exists():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return
+    raise StartupError(f"cannot listen on unix:{path}: another server answers there")
+
+
+async def _set_health(
+    checks: health.aio.HealthServicer, status: health_pb2.HealthCheckResponse.ServingStatus
+) -> None:
+    for name in ("", SERVICE):
+        await checks.set(name, status)
+
+
+def _info(settings: ServerSettings, engine: Engine) -> pb.GetServerInfoResponse:
+    numbers = (dtypes.number_of(dtype) for dtype in dtypes.FLOATS)
+    return pb.GetServerInfoResponse(
+        version=__version__,
+        backend=engine.name,
+        device=engine.device,
+        dtypes=[number for number in numbers if number is not None],
+        losses=list(LOSSES),
+        rpcs=SERVED,
+        limits=pb.ServerLimits(
+            max_message_bytes=settings.max_message_bytes,
+            max_rank=rules.MAX_RANK,
+            queue_bytes=settings.queue_bytes,
+            max_batch_rows=settings.max_batch_rows,
+            max_batch_bytes=settings.max_batch_bytes,
+        ),
+        host=_host(),
+    )
+
+
+def _host() -> pb.HostIdentity:
+    identity = pb.HostIdentity(pid=os.getpid())
+    boot_id, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if boot_id.exists() and namespace.exists():
+        identity.boot_id = boot_id.read_text(encoding="ascii").strip()
+        identity.pid_namespace = namespace.stat().st_ino
+    return identity

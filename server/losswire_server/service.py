@@ -1,0 +1,129 @@
+"""The RPCs: where gRPC ends.
+
+In: the bytes of a message and a call. Out: the bytes of a reply, or a status. Each handler goes
+through `_Call`, the one place where exceptions become statuses; a fault of ours is logged with its
+traceback under an incident id, and the caller gets the id alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import grpc
+import structlog
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from losswire_proto.v1 import loss_service_pb2 as pb
+from losswire_server import replies, validation
+from losswire_server.errors import Overloaded, RequestFailed, Unsupported
+
+if TYPE_CHECKING:
+    from losswire_server.admission import Admission
+    from losswire_server.batcher import Batcher
+
+SERVICE: Final = "losswire.v1.LossService"
+SERVED: Final = ("Compute", "GetServerInfo")
+"""The RPCs of this version; the others answer UNIMPLEMENTED."""
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Unary: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class LossService:
+    """The service over a batcher.
+
+    Attributes:
+        batcher: computes requests.
+        admission: says whether there is room for them.
+        info: what GetServerInfo answers.
+    """
+
+    batcher: Batcher
+    admission: Admission
+    info: pb.GetServerInfoResponse
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The service's RPCs for a gRPC server; messages arrive and leave as bytes."""
+        unary = grpc.unary_unary_rpc_method_handler
+        stream = grpc.stream_stream_rpc_method_handler
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Compute": unary(self._guarded(self._compute)),
+                "GetServerInfo": unary(self._guarded(self._server_info)),
+                "OpenRegion": unary(self._guarded(_unserved("OpenRegion"))),
+                "CloseRegion": unary(self._guarded(_unserved("CloseRegion"))),
+                "ComputeStream": stream(self._unserved_stream("ComputeStream")),
+                "ComputeMany": stream(self._unserved_stream("ComputeMany")),
+            },
+        )
+
+    async def _compute(self, payload: bytes, context: Context) -> bytes:
+        request = validation.parse_compute(payload)
+        remaining = context.time_remaining()
+        deadline = None if remaining is None else asyncio.get_running_loop().time() + remaining
+        with self.admission.hold(request.nbytes):
+            return replies.encode_compute(await self.batcher.submit(request, deadline))
+
+    async def _server_info(self, _payload: bytes, _context: Context) -> bytes:
+        return self.info.SerializeToString()
+
+    def _guarded(self, handler: Unary) -> Any:
+        """The handler with its exceptions turned into statuses, counted while it runs."""
+
+        async def guarded(payload: bytes, context: Context) -> bytes:
+            try:
+                with self.admission.call():
+                    return await handler(payload, context)
+            except RequestFailed as error:
+                await _abort(context, error)
+            except Exception as error:  # noqa: BLE001 -- the service's boundary
+                await _abort_incident(context, error)
+            raise AssertionError("abort does not return")
+
+        return guarded
+
+    def _unserved_stream(self, rpc: str) -> Any:
+        async def refuse(_requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+            await self._guarded(_unserved(rpc))(b"", context)
+            yield b""  # never reached; makes this the async generator that gRPC expects
+
+        return refuse
+
+
+def _unserved(rpc: str) -> Unary:
+    async def refuse(_payload: bytes, _context: Context) -> bytes:
+        raise Unsupported(f"{rpc}: this server does not serve this RPC yet; use Compute")
+
+    return refuse
+
+
+async def _abort(context: Context, error: RequestFailed) -> None:
+    """Ends the call with the error's status; with a retry delay where it has one."""
+    metadata: list[tuple[str, str | bytes]] = []
+    if isinstance(error, Overloaded):
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(error.retry_delay_ms)
+        detail = any_pb2.Any()
+        detail.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+        status = status_pb2.Status(
+            code=code_pb2.RESOURCE_EXHAUSTED, message=str(error), details=[detail]
+        )
+        metadata.extend(rpc_status.to_status(status).trailing_metadata)
+        metadata.append(("grpc-retry-pushback-ms", str(error.retry_delay_ms)))
+    await context.abort(error.status, str(error), tuple(metadata))
+
+
+async def _abort_incident(context: Context, error: Exception) -> None:
+    incident = uuid.uuid4().hex[:12]
+    structlog.get_logger().error("incident", incident=incident, exc_info=error)
+    await context.abort(
+        grpc.StatusCode.INTERNAL, f"the server failed; its log has the cause under {incident}"
+    )
