@@ -1,11 +1,13 @@
 """Classification losses and their gradients from a losswire server.
 
-    >>> import losswire
-    >>> with losswire.Client(target) as client:
-    ...     result = client.softmax_cross_entropy([[2.0, 1.0, 0.5]], [0])
-    >>> result.loss.round(4).tolist()
-    [0.4644]
+>>> import losswire
+>>> with losswire.Client(target) as client:
+...     result = client.softmax_cross_entropy([[2.0, 1.0, 0.5]], [0])
+>>> result.loss.round(4).tolist()
+[0.4644]
 """
+
+from losswire_proto import __version__
 
 from losswire._async_client import AsyncClient
 from losswire._client import Client
@@ -20,7 +22,6 @@ from losswire._errors import (
     Unauthenticated,
 )
 from losswire._results import LossResult, ServerInfo
-from losswire_proto import __version__
 
 __all__ = [
     "AsyncClient",

@@ -8,23 +8,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 
 from losswire import _errors
 from losswire._methods import LossMethods
-from losswire._requests import Rpc
 from losswire._results import LossResult, ServerInfo
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from losswire._requests import Rpc
 
 ResultT = TypeVar("ResultT")
 
 
-class AsyncClient(
-    LossMethods[Coroutine[Any, Any, LossResult], Coroutine[Any, Any, ServerInfo]]
-):
-    __doc__ = (LossMethods.__doc__ or "") + """
+class AsyncClient(LossMethods[Coroutine[Any, Any, LossResult], Coroutine[Any, Any, ServerInfo]]):
+    __doc__ = (
+        (LossMethods.__doc__ or "")
+        + """
     The methods return coroutines. A task that is cancelled takes its call back.
 
     Example:
@@ -34,6 +37,7 @@ class AsyncClient(
         >>> asyncio.run(backend())
         'numpy'
     """
+    )
 
     async def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
@@ -60,8 +64,9 @@ class AsyncClient(
     ) -> Coroutine[Any, Any, ServerInfo]:
         return self._call(make, timeout)
 
-    async def _call(self, make: Callable[[], Rpc[ResultT]], timeout: float | None) -> ResultT:
-        seconds, rpc = self._seconds(timeout), make()
+    async def _call(self, make: Callable[[], Rpc[ResultT]], limit: float | None) -> ResultT:
+        seconds, rpc = self._seconds(limit), make()
+        method: grpc.UnaryUnaryMultiCallable[bytes, bytes]
         method = self._connection.channel().unary_unary(rpc.path)
         reply = method.future(rpc.payload, timeout=seconds, metadata=self._connection.metadata)
         await _done(reply)
@@ -80,11 +85,15 @@ async def _done(reply: Any) -> None:
     loop = asyncio.get_running_loop()
     end = loop.create_future()
 
-    def wake(_reply: Any) -> None:
-        with suppress(RuntimeError):  # the loop may be closed by now; nobody waits then
-            loop.call_soon_threadsafe(lambda: end.done() or end.set_result(None))
+    def wake() -> None:
+        if not end.done():
+            end.set_result(None)
 
-    reply.add_done_callback(wake)
+    def on_end(_reply: Any) -> None:
+        with suppress(RuntimeError):  # the loop may be closed by now; nobody waits then
+            loop.call_soon_threadsafe(wake)
+
+    reply.add_done_callback(on_end)
     try:
         await end
     except asyncio.CancelledError:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
 
 from losswire import _errors
 from losswire._methods import LossMethods
-from losswire._requests import Rpc
 from losswire._results import LossResult, ServerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from losswire._requests import Rpc
 
 ResultT = TypeVar("ResultT")
 
 
 class Client(LossMethods[LossResult, ServerInfo]):
-    __doc__ = (LossMethods.__doc__ or "") + """
+    __doc__ = (
+        (LossMethods.__doc__ or "")
+        + """
     Calls return when their result is there. Safe to use from several threads, and after a fork.
 
     Example:
@@ -25,6 +30,7 @@ class Client(LossMethods[LossResult, ServerInfo]):
         ...     client.server_info().backend
         'numpy'
     """
+    )
 
     def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
@@ -49,6 +55,7 @@ class Client(LossMethods[LossResult, ServerInfo]):
 
     def _call(self, make: Callable[[], Rpc[ResultT]], timeout: float | None) -> ResultT:
         seconds, rpc = self._seconds(timeout), make()
+        method: grpc.UnaryUnaryMultiCallable[bytes, bytes]
         method = self._connection.channel().unary_unary(rpc.path)
         try:
             reply = method(rpc.payload, timeout=seconds, metadata=self._connection.metadata)

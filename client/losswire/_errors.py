@@ -15,11 +15,12 @@ that the server would have answered with, and the same text.
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import grpc
 
-from losswire_proto.rules import InvalidField
+if TYPE_CHECKING:
+    from losswire_proto.rules import InvalidField
 
 
 class LosswireError(Exception):
@@ -108,7 +109,9 @@ def from_rpc(error: grpc.RpcError, target: str, timeout: float) -> LosswireError
         return DeadlineExceeded(f"no answer from {target} within {timeout:g} s: {details}", code)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         # gRPC's own limit, before the server saw anything; no later try can succeed.
-        return InvalidInput(f"request: larger than {target} accepts in one message: {details}", code)
+        return InvalidInput(
+            f"request: larger than {target} accepts in one message: {details}", code
+        )
     kind = _BY_CODE.get(code, ServerError)
     if kind is InvalidInput:
         return InvalidInput(details, code)
@@ -119,7 +122,6 @@ def from_rpc(error: grpc.RpcError, target: str, timeout: float) -> LosswireError
 
 
 def _retry_delay(error: grpc.RpcError) -> float | None:
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-retry-pushback-ms":
-            return int(value) / 1000
-    return None
+    metadata: Any = error.trailing_metadata() or ()  # pairs, whatever its stubs say
+    pushback = dict(metadata).get("grpc-retry-pushback-ms")
+    return None if pushback is None else int(pushback) / 1000

@@ -9,15 +9,9 @@ from __future__ import annotations
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar
 
-from losswire import _requests
-from losswire._channel import Connection, Tls
-from losswire._errors import InvalidInput
-from losswire._requests import Gradients, Rpc
-from losswire._results import LossResult, ServerInfo
 from losswire_proto.losses import (
     EmptyMean,
     LabelGradient,
@@ -28,6 +22,16 @@ from losswire_proto.losses import (
     SoftmaxCrossEntropy,
 )
 from losswire_proto.rules import InvalidField
+
+from losswire import _requests
+from losswire._channel import Connection, Tls
+from losswire._errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from losswire._requests import Gradients, Rpc
+    from losswire._results import LossResult, ServerInfo
 
 Transport: TypeAlias = Literal["auto", "inline", "stream", "shared"]
 
@@ -190,7 +194,9 @@ class LossMethods(Generic[LossT, InfoT]):
 
 def _checked_timeout(timeout: float) -> float:
     if not isinstance(timeout, (int, float)) or not (timeout > 0 and math.isfinite(timeout)):
-        raise InvalidInput(f"timeout: expected a finite number of seconds > 0, received {timeout!r}")
+        raise InvalidInput(
+            f"timeout: expected a finite number of seconds > 0, received {timeout!r}"
+        )
     return float(timeout)
 
 

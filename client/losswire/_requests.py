@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
-
-from losswire._errors import InvalidInput
-from losswire._results import LossResult, ServerInfo
 from losswire_proto import dtypes, rules, tensors, wire
-from losswire_proto.dtypes import Array
-from losswire_proto.losses import LossCall
 from losswire_proto.rules import InvalidField, Spec
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_proto.v1 import tensor_pb2
+
+from losswire._errors import InvalidInput
+from losswire._results import LossResult, ServerInfo
+
+if TYPE_CHECKING:
+    from losswire_proto.dtypes import Array
+    from losswire_proto.losses import LossCall
 
 Gradients: TypeAlias = bool | Literal["logits", "labels"] | Sequence[Literal["logits", "labels"]]
 """True for the gradient to the logits, False for none, or the names of those wanted."""
@@ -137,7 +139,8 @@ def _array(field: str, value: Any) -> Array:
 
 
 def _native(array: Array) -> np.dtype[Any]:
-    return array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
+    dtype: np.dtype[Any] = array.dtype
+    return dtype if dtype.isnative else dtype.newbyteorder("=")
 
 
 def _read_loss(payload: bytes) -> LossResult:
@@ -165,5 +168,8 @@ def _read_info(payload: bytes) -> ServerInfo:
         device=message.device,
         dtypes=tuple(dtype.name for dtype in known if dtype is not None),
         losses=tuple(message.losses),
-        limits={each.name: getattr(message.limits, each.name) for each in message.limits.DESCRIPTOR.fields},
+        limits={
+            each.name: getattr(message.limits, each.name)
+            for each in message.limits.DESCRIPTOR.fields
+        },
     )

@@ -10,7 +10,6 @@ import sys
 from importlib.metadata import EntryPoint, entry_points
 
 import typer
-
 from losswire_proto import __version__
 
 app = typer.Typer(
@@ -21,7 +20,7 @@ app = typer.Typer(
 )
 
 
-def _print_version(is_asked: bool) -> None:  # noqa: FBT001 -- the signature is typer's
+def _print_version(is_asked: bool) -> None:
     if is_asked:
         typer.echo(f"losswire {__version__}")
         raise typer.Exit
@@ -29,7 +28,7 @@ def _print_version(is_asked: bool) -> None:  # noqa: FBT001 -- the signature is 
 
 @app.callback()
 def losswire(
-    _version: bool = typer.Option(  # noqa: FBT001 -- the same
+    _version: bool = typer.Option(
         False, "--version", callback=_print_version, is_eager=True, help="Print the version."
     ),
 ) -> None:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import numpy as np
 
 from losswire_proto import dtypes
-from losswire_proto.dtypes import Array
 
 if TYPE_CHECKING:
+    from losswire_proto.dtypes import Array
     from losswire_proto.losses import LossCall
 
 MAX_RANK: Final = 32
@@ -172,7 +172,7 @@ def check_ids(ids: Array, classes: int, ignore_index: int | None) -> None:
 
 
 def out_of_range(ids: Array, classes: int, ignore_index: int | None) -> Array | None:
-    """A mask of the ids outside [0, classes) other than `ignore_index`; None where there are none."""
+    """A mask of the ids outside [0, classes) other than `ignore_index`; None for no such ids."""
     if ids.size == 0 or (ids.min() >= 0 and ids.max() < classes):
         return None
     bad: Array = (ids < 0) | (ids >= classes)

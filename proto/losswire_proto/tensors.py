@@ -7,13 +7,16 @@ message's bytes. A message that breaks the contract raises `InvalidField`.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from losswire_proto import dtypes
-from losswire_proto.dtypes import Array
 from losswire_proto.rules import InvalidField, Spec, check_shape
 from losswire_proto.v1 import tensor_pb2
+
+if TYPE_CHECKING:
+    from losswire_proto.dtypes import Array
 
 
 def normalised(array: Array) -> Array:
@@ -29,7 +32,9 @@ def encode(field: str, array: Array) -> tensor_pb2.Tensor:
     """
     number = dtypes.number_of(array.dtype)
     if number is None:
-        raise InvalidField(f"{field}.dtype", "a float or integer dtype of up to 64 bits", array.dtype)
+        raise InvalidField(
+            f"{field}.dtype", "a float or integer dtype of up to 64 bits", array.dtype
+        )
     return tensor_pb2.Tensor(dtype=number, shape=array.shape, data=normalised(array).tobytes())
 
 

@@ -17,7 +17,7 @@ from losswire_proto.rules import InvalidField
 from losswire_proto.v1 import options_pb2
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+    from google.protobuf.descriptor import FieldDescriptor
     from google.protobuf.message import Message
 
 _COMMON: Final = ("axis", "reduction", "empty_mean", "grad_logits", "grad_labels")
@@ -65,7 +65,7 @@ def decode_call(message: options_pb2.LossOptions) -> LossCall:
     shared = _values(message, {*_COMMON, name, "normalizer_rule", "normalizer_value"}, "options")
     del shared[name]
     rule, value = shared.pop("normalizer_rule", None), shared.pop("normalizer_value", None)
-    normalizer = value if value is not None else rule if rule is not None else "valid"
+    normalizer: Any = value if value is not None else rule if rule is not None else "valid"
     return LossCall(loss=definition(**own), normalizer=normalizer, **shared)
 
 
@@ -87,7 +87,9 @@ def _values(message: Message, known: set[str], where: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for descriptor, value in message.ListFields():
         if descriptor.name not in known:
-            raise NotSupported(f"{where}.{descriptor.name}: this server does not have this option yet")
+            raise NotSupported(
+                f"{where}.{descriptor.name}: this server does not have this option yet"
+            )
         values[descriptor.name] = _plain(descriptor, value)
     return values
 
@@ -104,11 +106,12 @@ def _plain(descriptor: FieldDescriptor, value: Any) -> Any:
     return choices[value].lower()
 
 
-def _prefix(enum: EnumDescriptor) -> str:
+def _prefix(enum: Any) -> str:
     """What the names of an enum's values begin with, such as `OUT_OF_RANGE_`."""
-    return enum.values[0].name.removesuffix("UNSPECIFIED")
+    return str(enum.values[0].name).removesuffix("UNSPECIFIED")
 
 
 def _unknown(message: Message) -> str:
     """The numbers of fields that a newer client set, joined; empty where there are none."""
-    return ", ".join(sorted({str(each.field_number) for each in UnknownFieldSet(message)}))
+    unknown: Any = UnknownFieldSet(message)  # a sequence, whatever its stubs say
+    return ", ".join(sorted({str(each.field_number) for each in unknown}))

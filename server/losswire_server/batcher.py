@@ -127,7 +127,7 @@ class Batcher:
         return await answer
 
     async def close(self) -> None:
-        """Waits for the batches in flight and ends the threads; nothing may be submitted any more."""
+        """Waits for the batches in flight and ends the threads; no more may be submitted."""
         while self._in_flight:
             await asyncio.wait(self._in_flight)
         if self._timer is not None:

@@ -30,7 +30,7 @@ MIB = 1 << 20
 
 
 class ServerSettings(BaseSettings):
-    """Settings of `losswire serve`. Flags win over LOSSWIRE_<NAME> variables, these over the file."""
+    """Flags win over LOSSWIRE_<NAME> variables, these over the TOML file, this over defaults."""
 
     model_config = SettingsConfigDict(
         env_prefix="LOSSWIRE_",
@@ -68,7 +68,9 @@ class ServerSettings(BaseSettings):
     max_batch_bytes: Annotated[int, Field(ge=1, description="bytes computed together")] = 64 * MIB
     max_wait_us: Annotated[
         int,
-        Field(ge=0, le=1_000_000, description="longest wait for company; an idle server never waits"),
+        Field(
+            ge=0, le=1_000_000, description="longest wait for company; an idle server never waits"
+        ),
     ] = 200
     drain_seconds: Annotated[
         float, Field(ge=0, description="on SIGTERM, time for calls in flight to finish")

@@ -1,17 +1,17 @@
 """The errors of the server, each with the gRPC status it becomes.
 
-    wire → validation ── InvalidRequest (INVALID_ARGUMENT) · Unsupported (UNIMPLEMENTED)
-             → admission ── Overloaded (RESOURCE_EXHAUSTED) · Draining (UNAVAILABLE)
-               → batcher ── Expired (DEADLINE_EXCEEDED)
-                 → engine ── whatever else happens: INTERNAL, with an incident id
+wire → validation ── InvalidRequest (INVALID_ARGUMENT) · Unsupported (UNIMPLEMENTED)
+         → admission ── Overloaded (RESOURCE_EXHAUSTED) · Draining (UNAVAILABLE)
+           → batcher ── Expired (DEADLINE_EXCEEDED)
+             → engine ── whatever else happens: INTERNAL, with an incident id
 
-    RequestFailed
-    ├── InvalidRequest
-    ├── Unsupported
-    ├── Overloaded
-    ├── Draining
-    └── Expired
-    StartupError        not about a request: the server cannot start as configured
+RequestFailed
+├── InvalidRequest
+├── Unsupported
+├── Overloaded
+├── Draining
+└── Expired
+StartupError        not about a request: the server cannot start as configured
 """
 
 from __future__ import annotations

@@ -10,10 +10,12 @@ import json
 import subprocess
 import sys
 from contextlib import suppress
-from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from losswire_server.errors import StartupError
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 _STOP_SECONDS: Final = 10.0
 

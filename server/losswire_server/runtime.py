@@ -10,7 +10,6 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,10 +18,10 @@ import numpy as np
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-
 from losswire_proto import __version__, dtypes, rules
 from losswire_proto.losses import LOSSES, LossCall
 from losswire_proto.v1 import loss_service_pb2 as pb
+
 from losswire_server.admission import Admission
 from losswire_server.batcher import Batcher, BatchLimits
 from losswire_server.engine.selection import choose_engine
@@ -31,6 +30,8 @@ from losswire_server.requests import LossRequest
 from losswire_server.service import SERVED, SERVICE, LossService
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from losswire_server.config import ServerSettings
     from losswire_server.engine.protocol import Engine
 
@@ -54,7 +55,9 @@ async def serve(
     log = structlog.get_logger()
     log.info("settings", **settings.model_dump(mode="json"))
     engine, reason = choose_engine(settings.engine, settings.threads)
-    log.info("engine", name=engine.name, device=engine.device, wanted=settings.engine, reason=reason)
+    log.info(
+        "engine", name=engine.name, device=engine.device, wanted=settings.engine, reason=reason
+    )
     warm_up(engine)
     limits = BatchLimits(settings.max_batch_rows, settings.max_batch_bytes, settings.max_wait_us)
     batcher, admission = Batcher(engine, limits), Admission(settings.queue_bytes)
@@ -130,7 +133,7 @@ def _bind(server: grpc.aio.Server, settings: ServerSettings) -> str:
 
 
 def _refuse_live_socket(path: Path) -> None:
-    """gRPC replaces a socket file that exists; one that a server still answers must stay."""
+    """Keeps gRPC from replacing the socket file of a server that still answers."""
     if not path.exists():
         return
     with socket.socket(socket.AF_UNIX) as probe:
@@ -141,9 +144,7 @@ def _refuse_live_socket(path: Path) -> None:
     raise StartupError(f"cannot listen on unix:{path}: another server answers there")
 
 
-async def _set_health(
-    checks: health.aio.HealthServicer, status: health_pb2.HealthCheckResponse.ServingStatus
-) -> None:
+async def _set_health(checks: health.aio.HealthServicer, status: int) -> None:
     for name in ("", SERVICE):
         await checks.set(name, status)
 

@@ -19,11 +19,12 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server import replies, validation
 from losswire_server.errors import Overloaded, RequestFailed, Unsupported
 
 if TYPE_CHECKING:
+    from losswire_proto.v1 import loss_service_pb2 as pb
+
     from losswire_server.admission import Admission
     from losswire_server.batcher import Batcher
 

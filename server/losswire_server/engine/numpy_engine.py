@@ -10,22 +10,22 @@ from __future__ import annotations
 import math
 import os
 import queue
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-
 from losswire_proto import dtypes
+
 from losswire_server.engine import softmax, tiles
 from losswire_server.engine.tiles import LabelTable, Scratch, Tile, Work
 from losswire_server.engine.weighting import reduce, weigh
 from losswire_server.requests import LossResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from losswire_proto.dtypes import Array
+
     from losswire_server.requests import LossRequest
 
 
@@ -185,7 +185,9 @@ def _result(work: Work) -> LossResult:
     return LossResult(
         loss=reduce(request, work.weighting, work.per_example),
         per_example=work.per_example.reshape(request.example_shape),
-        grad_logits=None if work.grad_logits is None else work.grad_logits.reshape(request.logits.shape),
+        grad_logits=None
+        if work.grad_logits is None
+        else work.grad_logits.reshape(request.logits.shape),
         grad_labels=grad_labels,
     )
 

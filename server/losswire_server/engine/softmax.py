@@ -29,6 +29,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
+
     from losswire_server.engine.weighting import Float64s, Int64s
 
 
@@ -53,7 +54,8 @@ class SoftmaxTile:
     @property
     def log_total(self) -> Float64s:
         """log(1 + t), that is lse - z_j."""
-        return np.log1p(self.tail)
+        log_total: Float64s = np.log1p(self.tail)
+        return log_total
 
 
 def softmax_tile(logits: Array, shifted: Array, exp: Array) -> SoftmaxTile:
@@ -111,7 +113,7 @@ def with_distributions(
         # 0 * -inf: a class without weight adds nothing, even where it is masked
         np.copyto(product, 0, where=labels == 0)
         dot = np.add.reduce(product, axis=1)
-    loss = label_sum * log_total - dot
+    loss: Float64s = label_sum * log_total - dot
     if grad is not None:
         mass = label_sum if is_exact else np.ones_like(label_sum)
         at_peak = (mass - labels[tile.rows, tile.peak]) - mass * tile.tail / (1.0 + tile.tail)
@@ -126,7 +128,7 @@ def with_distributions(
 
 
 def _scaled_probabilities(tile: SoftmaxTile, scale: Float64s, out: Array) -> None:
-    """scale * p into `out`, which may be `tile.exp`."""
+    """Writes scale * p into `out`, which may be `tile.exp`."""
     factor = (scale / (1.0 + tile.tail)).astype(tile.exp.dtype)
     np.multiply(tile.exp, factor[:, None], out=out)
     out[tile.rows, tile.peak] = factor

@@ -19,6 +19,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
+
     from losswire_server.engine.weighting import Float64s, Weighting
     from losswire_server.requests import LossRequest
 
@@ -207,7 +208,7 @@ def target(tile: Tile, arrays: Sequence[Array], buffer: Array) -> Array:
 
 
 def scatter(tile: Tile, arrays: Sequence[Array], written: Array, buffer: Array) -> None:
-    """Moves what was written into `target`'s answer to one array `[outer, classes, inner]` a piece."""
+    """Moves what was written for `target` to one array `[outer, classes, inner]` per piece."""
     if written is not buffer:
         return
     for piece, array, rows in zip(tile, arrays, split(tile, buffer), strict=True):

@@ -1,0 +1,69 @@
+# Every target sets up what it needs in .venv, which it makes from $(PYTHON).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test check proto proto-check bench serve docs gpu-test gpu-bench test-frameworks image wheel-test clean
+
+demo: $(READY)  ## train a digit classifier, every loss over gRPC
+	$(BIN)/losswire demo --plot build/demo.png
+
+test: $(READY)  ## the whole core suite
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## lint, types, layering
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+proto: .venv-proto/ready  ## lint the contract and regenerate its Python code
+	cd proto && ../.venv-proto/bin/buf lint
+	proto/generate.sh $(CURDIR)/.venv-proto/bin/python
+
+proto-check: proto  ## fail where the committed code differs from the generated
+	git diff --exit-code -- proto
+	@test -z "$$(git status --porcelain -- proto)" || (git status -- proto; exit 1)
+
+bench: $(READY)  ## the engine beside a copy of the same bytes
+	$(BIN)/python benchmarks/engine.py
+
+serve: $(READY)  ## a server on localhost:50051
+	$(BIN)/losswire serve
+
+docs: $(READY)  ## the documentation, in docs/_build
+	$(BIN)/pip install --quiet --editable '.[dev,docs]'
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
+
+gpu-test: $(READY)  ## what needs a GPU; skips, visibly, where there is none
+	$(BIN)/python -m pytest -m gpu -rs
+
+gpu-bench: $(READY)
+	@echo "gpu-bench: this version has no GPU kernels to measure" >&2; exit 1
+
+test-frameworks: $(READY)  ## compares the losses with PyTorch's
+	$(BIN)/pip install --quiet 'torch==2.13.0'
+	$(BIN)/python -m pytest tests/frameworks -rs
+
+image:  ## the container image losswire:cpu
+	docker build --file docker/Dockerfile --target cpu --tag losswire:cpu .
+
+wheel-test: $(READY)  ## build the wheel and try it in a new environment, outside the checkout
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m build --wheel --outdir build/wheel .
+	tests/wheel/smoke.sh "$(PYTHON)" build/wheel/*.whl
+
+clean:
+	rm -rf $(VENV) .venv-proto build dist docs/_build
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+.venv-proto/ready: proto/requirements.txt
+	$(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/python -m pip install --quiet --disable-pip-version-check -r proto/requirements.txt
+	touch $@
