@@ -7,8 +7,6 @@
 [0.4644]
 """
 
-from losswire_proto import __version__
-
 from losswire._async_client import AsyncClient
 from losswire._client import Client
 from losswire._errors import (
@@ -22,6 +20,7 @@ from losswire._errors import (
     Unauthenticated,
 )
 from losswire._results import LossResult, ServerInfo
+from losswire_proto import __version__
 
 __all__ = [
     "AsyncClient",

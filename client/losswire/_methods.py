@@ -12,6 +12,9 @@ from abc import abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar
 
+from losswire import _requests
+from losswire._channel import Connection, Tls
+from losswire._errors import InvalidInput
 from losswire_proto.losses import (
     EmptyMean,
     LabelGradient,
@@ -22,10 +25,6 @@ from losswire_proto.losses import (
     SoftmaxCrossEntropy,
 )
 from losswire_proto.rules import InvalidField
-
-from losswire import _requests
-from losswire._channel import Connection, Tls
-from losswire._errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
+
+from losswire._errors import InvalidInput
+from losswire._results import LossResult, ServerInfo
 from losswire_proto import dtypes, rules, tensors, wire
 from losswire_proto.rules import InvalidField, Spec
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_proto.v1 import tensor_pb2
-
-from losswire._errors import InvalidInput
-from losswire._results import LossResult, ServerInfo
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array

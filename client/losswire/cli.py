@@ -10,6 +10,7 @@ import sys
 from importlib.metadata import EntryPoint, entry_points
 
 import typer
+
 from losswire_proto import __version__
 
 app = typer.Typer(

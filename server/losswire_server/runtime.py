@@ -18,10 +18,10 @@ import numpy as np
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+
 from losswire_proto import __version__, dtypes, rules
 from losswire_proto.losses import LOSSES, LossCall
 from losswire_proto.v1 import loss_service_pb2 as pb
-
 from losswire_server.admission import Admission
 from losswire_server.batcher import Batcher, BatchLimits
 from losswire_server.engine.selection import choose_engine

@@ -24,7 +24,6 @@ from losswire_server.errors import Overloaded, RequestFailed, Unsupported
 
 if TYPE_CHECKING:
     from losswire_proto.v1 import loss_service_pb2 as pb
-
     from losswire_server.admission import Admission
     from losswire_server.batcher import Batcher
 

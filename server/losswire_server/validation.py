@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
+
 from losswire_proto import rules, tensors, wire
 from losswire_proto.rules import InvalidField, Spec
 from losswire_proto.v1 import loss_service_pb2 as pb
-
 from losswire_server.errors import InvalidRequest, Unsupported
 from losswire_server.requests import LossRequest
 

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
-from losswire_proto import dtypes
 
+from losswire_proto import dtypes
 from losswire_server.engine import softmax, tiles
 from losswire_server.engine.tiles import LabelTable, Scratch, Tile, Work
 from losswire_server.engine.weighting import reduce, weigh
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from losswire_proto.dtypes import Array
-
     from losswire_server.requests import LossRequest
 
 

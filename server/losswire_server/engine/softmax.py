@@ -29,7 +29,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
-
     from losswire_server.engine.weighting import Float64s, Int64s
 
 

@@ -19,13 +19,13 @@ import numpy as np
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
-
     from losswire_server.engine.weighting import Float64s, Weighting
     from losswire_server.requests import LossRequest
 
-TILE_ELEMENTS: Final = 1 << 16
-"""Elements of a tile: 256 KiB of float32, so that logits, scratch and gradient of one tile share
-1 MiB of L2. From `benchmarks/engine.py --tiles`; half and double of it are slower at C = 1,000."""
+TILE_ELEMENTS: Final = 1 << 18
+"""Elements of a tile: 1 MiB of float32. Smaller tiles stay in L2 but hand the interpreter's lock
+to and fro more often, which costs more: 8192 x 1000 takes 100 ms in tiles of 8k elements, 21 ms in
+64k, 9.8 in 256k, 8.8 in 512k (2 cores, 1 MiB of L2 each; `benchmarks/engine.py --tiles`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from losswire_proto import rules
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
-
     from losswire_server.requests import LossRequest
 
 Float64s: TypeAlias = npt.NDArray[np.float64]

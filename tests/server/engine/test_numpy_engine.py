@@ -355,7 +355,9 @@ def test_batching_changes_no_bit(engine, dtype, kind):
     requests = mixed_batch(dtype, kind, random)
     assert len({request.batch_key for request in requests}) == 1
     alone = [bits(engine.compute([request])[0]) for request in requests]
-    for order in itertools.islice(itertools.permutations(range(len(requests))), 0, 10**8, 19_000_003):
+    for order in itertools.islice(
+        itertools.permutations(range(len(requests))), 0, 10**8, 19_000_003
+    ):
         together = engine.compute([requests[i] for i in order])
         assert [bits(result) for result in together] == [alone[i] for i in order]
 
@@ -390,7 +392,9 @@ def test_threads_do_not_mix_up_results(engine):
 
     def work(index):
         wrong.extend(
-            index for _ in range(10) if bits(engine.compute([requests[index]])[0]) != expected[index]
+            index
+            for _ in range(10)
+            if bits(engine.compute([requests[index]])[0]) != expected[index]
         )
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]

@@ -1,0 +1,218 @@
+"""The batcher with an engine whose batches start and end when the test says so."""
+
+import asyncio
+import itertools
+import threading
+
+import numpy as np
+import pytest
+
+from losswire_proto.losses import LossCall
+from losswire_server.batcher import SLOTS, Batcher, BatchLimits
+from losswire_server.errors import Expired
+from losswire_server.requests import LossRequest, LossResult
+
+ROOMY = BatchLimits(rows=1000, nbytes=1 << 30, wait_us=1_000_000)
+
+
+class HeldEngine:
+    """An engine that computes nothing until it is let go, and notes what it was handed."""
+
+    name = device = "held"
+
+    def __init__(self):
+        self.batches = []
+        self.failing = set()
+        self._entered = threading.Semaphore(0)
+        self._released = threading.Semaphore(0)
+
+    def compute(self, requests):
+        self.batches.append([request.rows for request in requests])
+        self._entered.release()
+        assert self._released.acquire(timeout=60)
+        if any(request.rows in self.failing for request in requests):
+            raise RuntimeError("a fault of the engine")
+        return [
+            LossResult(None, np.full(request.example_shape, request.rows), None, None)
+            for request in requests
+        ]
+
+    def close(self):
+        pass
+
+    async def entered(self):
+        """Waits until one more batch is being computed."""
+        await asyncio.to_thread(self._entered.acquire, timeout=60)
+
+    def release(self, batches=1):
+        """Lets batches end."""
+        for _ in range(batches):
+            self._released.release()
+
+
+def request_of(rows, classes=3):
+    """A request that can be told by its number of rows."""
+    ids = np.zeros(rows, np.int64)
+    return LossRequest(LossCall(), np.zeros((rows, classes), np.float32), 1, ids, None, None)
+
+
+def scenario(limits=ROOMY):
+    """Runs a coroutine function with a batcher over a held engine."""
+
+    def decorate(test):
+        def run():
+            async def play():
+                engine = HeldEngine()
+                batcher = Batcher(engine, limits)
+                try:
+                    await test(batcher, engine)
+                finally:
+                    engine.release(100)
+                    await batcher.close()
+
+            asyncio.run(play())
+
+        run.__doc__, run.__name__ = test.__doc__, test.__name__
+        return run
+
+    return decorate
+
+
+async def submitted(batcher, *sizes, **options):
+    """Tasks of requests that have reached the batcher."""
+    tasks = [asyncio.ensure_future(batcher.submit(request_of(n), **options)) for n in sizes]
+    await asyncio.sleep(0)
+    return tasks
+
+
+@scenario()
+async def test_idle_engine_is_not_kept_waiting(batcher, engine):
+    """The first request starts at once, though it might wait a second for company."""
+    (task,) = await submitted(batcher, 5)
+    await engine.entered()
+    engine.release()
+    assert (await task).per_example.shape == (5,)
+    assert engine.batches == [[5]]
+
+
+@scenario()
+async def test_requests_that_come_meanwhile_share_a_batch(batcher, engine):
+    """What arrives while the engine computes leaves together when it is idle again."""
+    first = await submitted(batcher, 1)
+    await engine.entered()
+    rest = await submitted(batcher, 2, 3, 4)
+    engine.release()
+    await engine.entered()
+    engine.release()
+    results = await asyncio.gather(*first, *rest)
+    assert engine.batches == [[1], [2, 3, 4]]
+    assert [result.per_example.shape[0] for result in results] == [1, 2, 3, 4]
+
+
+@scenario(BatchLimits(rows=10, nbytes=1 << 30, wait_us=1_000_000))
+async def test_full_batches_leave_early_and_never_overflow(batcher, engine):
+    """A group beyond its row limit leaves while another batch computes, within the limit."""
+    tasks = await submitted(batcher, 1)
+    await engine.entered()
+    tasks += await submitted(batcher, 4, 4, 4, 30, 2)
+    await engine.entered()
+    engine.release(2)
+    for _ in range(2):
+        await engine.entered()
+        engine.release()
+    await engine.entered()
+    engine.release()
+    await asyncio.gather(*tasks)
+    assert engine.batches == [[1], [4, 4], [4], [30], [2]]
+
+
+@scenario(BatchLimits(rows=1000, nbytes=1 << 30, wait_us=0))
+async def test_at_most_so_many_batches_in_flight(batcher, engine):
+    """No more batches compute at once than there are slots, however many are due."""
+    tasks = []
+    for size in range(1, 6):
+        tasks += await submitted(batcher, size)
+    for _ in range(SLOTS):
+        await engine.entered()
+    assert len(engine.batches) == SLOTS
+    engine.release(100)
+    await asyncio.gather(*tasks)
+    assert list(itertools.chain(*engine.batches)) == [1, 2, 3, 4, 5]
+
+
+@scenario(BatchLimits(rows=1000, nbytes=1 << 30, wait_us=1000))
+async def test_the_wait_of_a_batch_ends(batcher, engine):
+    """With a slot free, waiting requests leave when the first has waited its time."""
+    tasks = await submitted(batcher, 1)
+    await engine.entered()
+    tasks += await submitted(batcher, 2, 3)
+    await engine.entered()
+    assert engine.batches == [[1], [2, 3]]
+    engine.release(2)
+    await asyncio.gather(*tasks)
+
+
+@scenario()
+async def test_unlike_requests_do_not_mix(batcher, engine):
+    """Other classes make another batch."""
+    tasks = await submitted(batcher, 1)
+    await engine.entered()
+    tasks += await submitted(batcher, 2)
+    tasks.append(asyncio.ensure_future(batcher.submit(request_of(3, classes=4))))
+    tasks += await submitted(batcher, 4)
+    engine.release(3)
+    await asyncio.gather(*tasks)
+    assert sorted(engine.batches) == [[1], [2, 4], [3]]
+
+
+@scenario()
+async def test_cancelled_requests_are_not_computed(batcher, engine):
+    """A request that was taken back before its batch left is dropped from it."""
+    first = await submitted(batcher, 1)
+    await engine.entered()
+    kept, dropped = await submitted(batcher, 2, 3)
+    dropped.cancel()
+    engine.release(2)
+    await asyncio.gather(*first, kept)
+    assert engine.batches == [[1], [2]]
+    assert dropped.cancelled()
+
+
+@scenario()
+async def test_late_requests_are_not_computed(batcher, engine):
+    """A request whose deadline has passed gets its error and no computing."""
+    first = await submitted(batcher, 1)
+    await engine.entered()
+    now = asyncio.get_running_loop().time()
+    (late,) = await submitted(batcher, 2, deadline=now)
+    (early,) = await submitted(batcher, 3, deadline=now + 1000)
+    engine.release(2)
+    await asyncio.gather(*first, early)
+    with pytest.raises(Expired, match="before anything was computed"):
+        await late
+    assert engine.batches == [[1], [3]]
+
+
+@scenario()
+async def test_a_fault_stays_with_its_request(batcher, engine):
+    """When a batch fails, its requests are computed alone; only the faulty one fails."""
+    engine.failing = {3}
+    first = await submitted(batcher, 1)
+    await engine.entered()
+    good, bad, also_good = await submitted(batcher, 2, 3, 4)
+    engine.release(5)
+    await asyncio.gather(*first, good, also_good)
+    with pytest.raises(RuntimeError, match="a fault of the engine"):
+        await bad
+    assert engine.batches == [[1], [2, 3, 4], [2], [3], [4]]
+
+
+@scenario()
+async def test_an_answer_nobody_waits_for_harms_nothing(batcher, engine):
+    """A request cancelled while it computes leaves the others of its batch their answers."""
+    gone, *_ = tasks = await submitted(batcher, 1)
+    await engine.entered()
+    gone.cancel()
+    tasks = await submitted(batcher, 2)
+    engine.release(2)
+    assert (await tasks[0]).per_example.shape == (2,)

@@ -1,0 +1,80 @@
+"""Settings: where they come from, in what order, and what is said of bad ones."""
+
+import pytest
+
+from losswire_server.config import ServerSettings, load_settings
+from losswire_server.errors import StartupError
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "losswire.toml"
+    path.write_text('port = 1001\nmax_wait_us = 11\nlog_format = "json"\n', encoding="utf-8")
+    return path
+
+
+def test_flags_win_over_environment_over_file_over_defaults(config, monkeypatch):
+    """Each source decides what those before it left open."""
+    monkeypatch.setenv("LOSSWIRE_PORT", "2002")
+    monkeypatch.setenv("LOSSWIRE_MAX_WAIT_US", "22")
+    settings = load_settings(["--port", "3003", "--config", str(config)])
+    assert settings.port == 3003
+    assert settings.max_wait_us == 22
+    assert settings.log_format == "json"
+    assert settings.host == "127.0.0.1"
+
+
+def test_the_file_may_be_named_by_the_environment(config, monkeypatch):
+    """LOSSWIRE_CONFIG names the file as --config does."""
+    monkeypatch.setenv("LOSSWIRE_CONFIG", str(config))
+    assert load_settings().port == 1001
+
+
+def test_keywords_stand_in_for_flags(monkeypatch):
+    """Settings given as keywords win over the environment."""
+    monkeypatch.setenv("LOSSWIRE_ENGINE", "auto")
+    assert load_settings(engine="numpy", port=0).engine == "numpy"
+
+
+def test_the_clients_variable_is_no_setting(monkeypatch):
+    """LOSSWIRE_TARGET belongs to the client and does not trouble the server."""
+    monkeypatch.setenv("LOSSWIRE_TARGET", "elsewhere:1")
+    assert load_settings().port == 50051
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--port", "70000"], "port: .*less than or equal to 65535.*'70000'"),
+        (["--engine", "tpu"], "engine: .*'auto', 'numpy' or 'cupy'.*'tpu'"),
+        (["--threads", "0"], "threads: .*greater than or equal to 1"),
+        (["--config", "/nowhere.toml"], "config: cannot read /nowhere.toml"),
+    ],
+)
+def test_bad_settings_are_one_line(arguments, words):
+    """A setting outside what is allowed is named in one line."""
+    with pytest.raises(StartupError, match=words) as caught:
+        load_settings(arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("prot = 1", "prot: no such setting"), ("port =", "cannot read")]
+)
+def test_bad_files_are_one_line(tmp_path, text, words):
+    """An unknown setting in the file, or a file that is no TOML, stops the server."""
+    path = tmp_path / "bad.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(StartupError, match=words):
+        load_settings(["--config", str(path)])
+
+
+def test_every_setting_is_described():
+    """--help has words for every setting."""
+    assert all(field.description for field in ServerSettings.model_fields.values())
+
+
+def test_address():
+    """The address is host and port, or the Unix socket where one is named."""
+    assert load_settings(host="0.0.0.0", port=7).address == "0.0.0.0:7"  # noqa: S104 -- only text
+    assert load_settings(unix_socket="/tmp/x").address == "unix:/tmp/x"  # noqa: S108 -- the same

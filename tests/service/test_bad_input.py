@@ -1,0 +1,233 @@
+"""Bad input: the same words from the client, before a byte is sent, and from the server.
+
+Each case is one request, told twice: as a caller's arguments and as a message that some other
+client sends with generated code.
+"""
+
+import grpc
+import numpy as np
+import pytest
+
+import losswire
+from losswire_proto.v1 import loss_service_pb2 as pb
+from losswire_proto.v1 import loss_service_pb2_grpc, options_pb2, tensor_pb2
+
+NUMBERS = {
+    "float32": 3,
+    "float64": 4,
+    "int8": 5,
+    "int32": 7,
+    "int64": 8,
+    "uint64": 12,
+    "float16": 1,
+}
+
+LOGITS = np.zeros((2, 3), np.float32)
+IDS = np.array([0, 1])
+ONE_HOT = np.eye(3, dtype=np.float32)[:2]
+
+
+def tensor(array):
+    return tensor_pb2.Tensor(
+        dtype=NUMBERS[array.dtype.name], shape=array.shape, data=array.tobytes()
+    )
+
+
+def message(logits=LOGITS, labels=IDS, sample_weight=None, ignore_index=None, **options):
+    own = options_pb2.SoftmaxCrossEntropyOptions(ignore_index=ignore_index)
+    request = pb.ComputeRequest(
+        options=options_pb2.LossOptions(softmax_cross_entropy=own, **options),
+        logits=tensor(logits),
+        labels=tensor(labels),
+    )
+    if sample_weight is not None:
+        request.sample_weight.CopyFrom(tensor(sample_weight))
+    return request
+
+
+@pytest.fixture
+def stub(server):
+    with grpc.insecure_channel(server.target) as channel:
+        yield loss_service_pb2_grpc.LossServiceStub(channel)
+
+
+@pytest.fixture
+def offline():
+    """A client with nobody to talk to: what it refuses, it refuses by itself."""
+    with losswire.Client("127.0.0.1:1") as client:
+        yield client
+
+
+def refusal(stub, request):
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Compute(request, timeout=20)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, caught.value.details()
+    return caught.value.details()
+
+
+BOTH = {
+    "ids of another shape": (
+        {"labels": np.array([0, 1, 2])},
+        "labels: expected class ids (an integer dtype, shape [2]: logits' shape without axis 1)"
+        " or distributions (a float dtype, broadcastable to [2, 3]), received int64 [3]",
+    ),
+    "distributions of another shape": ({"labels": np.zeros((2, 4), np.float32)}, "float32 [2, 4]"),
+    "floats where ids are needed": ({"labels": np.float32([0, 1])}, "received float32 [2]"),
+    "integers where floats are needed": ({"labels": np.zeros((2, 3), np.int32)}, "int32 [2, 3]"),
+    "axis too large": (
+        {"axis": 2},
+        "axis: expected an integer in [-2, 2) for logits float32 [2, 3], received 2",
+    ),
+    "axis too small": ({"axis": -3}, "received -3"),
+    "id too large": (
+        {"logits": np.zeros((2, 2, 3)), "labels": np.array([[0, 2], [7, 9]])},
+        "labels: expected class ids in [0, 3), received 7 at index (1, 0)",
+    ),
+    "id negative": ({"labels": np.int8([1, -1])}, "received -1 at index (1)"),
+    "id beyond int64": (
+        {"labels": np.uint64([1, 2**64 - 1])},
+        f"received {2**64 - 1} at index (1)",
+    ),
+    "id out of range beside ignore_index": (
+        {"labels": np.array([-100, -1]), "ignore_index": -100},
+        "labels: expected class ids in [0, 3), or ignore_index -100, received -1 at index (1)",
+    ),
+    "ignore_index with distributions": (
+        {"labels": ONE_HOT, "ignore_index": 1},
+        "ignore_index: expected None with distributions, received 1",
+    ),
+    "rank 0": (
+        {"logits": np.float32(1).reshape(()), "labels": np.array(0)},
+        "logits.shape: expected at least one dimension, received a scalar",
+    ),
+    "zero classes": (
+        {"logits": np.zeros((2, 0), np.float32)},
+        "logits.shape: expected at least one class along axis -1, received [2, 0]",
+    ),
+    "integer logits": (
+        {"logits": np.zeros((2, 3), np.int32)},
+        "logits.dtype: expected one of float16, bfloat16, float32, float64, received int32",
+    ),
+    "NaN weights": (
+        {"sample_weight": np.float32([1, np.nan])},
+        "sample_weight: expected finite values, received nan at index (1)",
+    ),
+    "infinite weights": ({"sample_weight": np.float64([-np.inf, 1])}, "-inf at index (0)"),
+    "weights of another shape": (
+        {"sample_weight": np.ones(3)},
+        "sample_weight: expected a float dtype, broadcastable to [2], received float64 [3]",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), BOTH.values(), ids=BOTH.keys())
+def test_client_and_server_say_the_same(stub, offline, arguments, words):
+    """Each bad request is refused in the same words on both sides."""
+    said_by_server = refusal(stub, message(**arguments))
+    given = {"logits": LOGITS, "labels": IDS} | arguments
+    with pytest.raises(losswire.InvalidInput) as caught:
+        offline.softmax_cross_entropy(**given)
+    assert words in str(caught.value)
+    assert str(caught.value) == said_by_server
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert isinstance(caught.value, ValueError)
+
+
+def changed(**fields):
+    """A good message with some of its logits' fields changed."""
+    request = message()
+    request.logits.MergeFrom(tensor_pb2.Tensor(**fields))
+    return request
+
+
+def without(*fields):
+    request = message()
+    for field in fields:
+        request.ClearField(field)
+    return request
+
+
+def reshaped(shape):
+    request = message()
+    request.logits.shape[:] = shape
+    return request
+
+
+def of_dtype(number):
+    request = message()
+    request.logits.dtype = number
+    return request
+
+
+REGION = tensor_pb2.RegionSlice(region_id="nowhere", length=24)
+ELSEWHERE = without()
+ELSEWHERE.logits.ClearField("data")
+ELSEWHERE.logits.region.CopyFrom(REGION)
+PLACED = message()
+PLACED.destinations.grad_logits.CopyFrom(REGION)
+
+SERVER_ONLY = {
+    "byte length": (changed(data=bytes(23)), "logits.data: expected 24 bytes for float32 [2, 3]"),
+    "negative dimension": (reshaped([-2, -3]), "logits.shape: expected dimensions >= 0"),
+    "overflow of 64 bits": (reshaped([2**32, 2**32, 3]), "below 2^63"),
+    "dtype zero": (of_dtype(0), "logits.dtype: expected a known DataType"),
+    "dtype unknown": (of_dtype(77), "logits.dtype: expected a known DataType"),
+    "two storages": (changed(region=REGION), "logits: expected one storage"),
+    "unknown region": (ELSEWHERE, "logits.region: expected the id of an open region"),
+    "unknown destination": (PLACED, "destinations.grad_logits: expected the id of an open region"),
+    "no logits": (without("logits"), "logits: expected to be set, received nothing"),
+    "no labels": (without("labels"), "labels: expected to be set, received nothing"),
+    "no options": (without("options"), "options: expected to be set, received nothing"),
+    "enum zero": (message(reduction=0), "reduction: expected one of NONE, SUM, MEAN"),
+    "bad normalizer": (message(reduction=3, normalizer_value=-1.0), "normalizer: expected"),
+    "gradient to ids": (message(grad_labels=True), "gradients: expected 'labels' only with float"),
+}
+
+
+@pytest.mark.parametrize(("request_", "words"), SERVER_ONLY.values(), ids=SERVER_ONLY.keys())
+def test_broken_messages(stub, request_, words):
+    """What only another client can send is refused by the server."""
+    assert words in refusal(stub, request_)
+
+
+def test_bytes_that_are_no_message(server):
+    """Bytes that do not parse are the caller's mistake, not the server's."""
+    with grpc.insecure_channel(server.target) as channel:
+        call = channel.unary_unary("/losswire.v1.LossService/Compute")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"\xff" * 100, timeout=20)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "received 100 other bytes" in caught.value.details()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"logits": [[1.0], [1.0, 2.0]]}, "logits: expected an array, received list"),
+        ({"logits": "abc"}, "logits.dtype: expected one of"),
+        ({"logits": None}, "logits.dtype: expected one of"),
+        ({"labels": [True, False]}, "received bool [2]"),
+        ({"gradients": "weights"}, "gradients: expected True, False, or some of"),
+        ({"gradients": ("labels",)}, "gradients: expected 'labels' only with float labels"),
+        ({"axis": 0.5}, "axis: expected an integer of 64 bits, received 0.5"),
+        ({"normalizer": np.ones(3)}, "normalizer: expected a rule or a single number"),
+        ({"timeout": 0}, "timeout: expected a finite number of seconds > 0, received 0"),
+        ({"timeout": float("nan")}, "timeout: expected"),
+    ],
+)
+def test_arguments_that_are_no_request(offline, arguments, words):
+    """What cannot even be put into a message is refused with the argument's name."""
+    with pytest.raises(losswire.InvalidInput) as caught:
+        offline.softmax_cross_entropy(**({"logits": LOGITS, "labels": IDS} | arguments))
+    assert words in str(caught.value)
+
+
+def test_a_bad_request_harms_no_other(server, client):
+    """Between refusals, good requests are answered as ever."""
+    expected = client.softmax_cross_entropy(LOGITS, IDS)
+    with grpc.insecure_channel(server.target) as channel:
+        stub = loss_service_pb2_grpc.LossServiceStub(channel)
+        for request, _ in SERVER_ONLY.values():
+            refusal(stub, request)
+            result = client.softmax_cross_entropy(LOGITS, IDS)
+            assert np.array_equal(result.loss, expected.loss)

@@ -1,0 +1,51 @@
+"""What the README shows is what happens."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from losswire_server.config import ServerSettings
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_every_python_block_has_its_output():
+    """No code block of the README goes unrun."""
+    assert len(EXAMPLES) == README.count("```python") == 2
+
+
+@pytest.mark.parametrize(("code", "printed"), EXAMPLES, ids=["client", "local server"])
+def test_examples(server, tmp_path, code, printed):
+    """Each block, run as a user would, prints what stands below it."""
+    script = tmp_path / "example.py"
+    script.write_text(code, encoding="utf-8")
+    ran = subprocess.run(
+        [sys.executable, str(script)],
+        env={"LOSSWIRE_TARGET": server.target},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == printed
+
+
+def test_configuration_table():
+    """The table lists every setting, and no other."""
+    table = README.split("## Configuration")[1].split("##")[0]
+    listed = {
+        name
+        for row in re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
+    }
+    assert listed == set(ServerSettings.model_fields)
+
+
+def test_length():
+    """The README stays between 500 and 800 words."""
+    assert 500 <= len(re.sub(r"```.*?```", "", README, flags=re.DOTALL).split()) <= 800
