@@ -14,8 +14,10 @@ With j the first largest logit of a row, t = Σ_{c≠j} exp(z_c - z_j) and lse =
 
 Leaving the largest term out of the sum is what keeps confident rows exact: their loss is about t
 and their largest gradient -t / (1 + t), both lost if 1 + t is formed and 1 taken off again. The
-same goes for z_j - z_y, never lse - z_y: large common offsets would cancel. t > 1e-8 for most rows,
-so the few values per row are float64; only arrays of `[rows, classes]` are in the compute dtype.
+same goes for z_j - z_y, never lse - z_y: large common offsets would cancel. The few values per row
+are float64; only arrays of `[rows, classes]` are in the compute dtype. Rows so sure that t comes
+from logits far below z_j, where the rounding of z_c - z_j alone would cost t its sixth digit, form
+it in float64.
 
 A row that holds NaN or +inf, or nothing but -inf, has no softmax: all of it becomes NaN.
 """
@@ -23,13 +25,17 @@ A row that holds NaN or +inf, or nothing but -inf, has no softmax: all of it bec
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
     from losswire_server.engine.weighting import Float64s, Int64s
+
+SURE: Final = 2.0**-18
+"""The t below which it is formed in float64. A float32 difference of 16 or more is off by up to
+2^-20, and so is its exponential; e^-16 is 2^-23, and above 2^-18 such terms have no weight."""
 
 
 @dataclass(slots=True)
@@ -66,6 +72,12 @@ def softmax_tile(logits: Array, shifted: Array, exp: Array) -> SoftmaxTile:
     np.exp(shifted, out=exp)
     exp[rows, peak] = 0
     tail = np.add.reduce(exp, axis=1).astype(np.float64)
+    sure = np.flatnonzero(tail < SURE)
+    if sure.size and exp.dtype != np.float64:
+        wide = np.exp(logits[sure].astype(np.float64) - top[sure, None])
+        wide[rows[: sure.size], peak[sure]] = 0
+        tail[sure] = np.add.reduce(wide, axis=1)
+        exp[sure] = wide
     tail += top - top  # 0, or NaN where the largest logit is not finite
     return SoftmaxTile(rows, peak, top.astype(np.float64), tail, exp)
 

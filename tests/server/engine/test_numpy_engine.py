@@ -133,6 +133,43 @@ def test_agrees_with_long_double(engine, problem):
     assert_close(result.grad_logits, gradient, GRAD_TOLERANCE[name], floor=mass / 16)
 
 
+@settings(max_examples=200, deadline=None)
+@given(problem=problems(), data=st.data())
+def test_reductions_agree_with_long_double(engine, problem, data):
+    """Any reduction, normalizer and weights are the weighted sum and quotient of the losses."""
+    logits, labels, axis = problem
+    reduction = data.draw(st.sampled_from(["none", "sum", "mean"]))
+    normalizer = data.draw(st.sampled_from(["valid", "weights", "size", 3.5]))
+    examples = tuple(np.delete(logits.shape, axis))
+    weight = np.random.default_rng(data.draw(st.integers(0, 99))).random(examples) + 0.5
+    loss, counts = SoftmaxCrossEntropy(), np.ones(examples)
+    if labels.dtype.kind in "iu":
+        ignored = data.draw(st.integers(-1, logits.shape[axis]))
+        loss, counts = SoftmaxCrossEntropy(ignore_index=ignored), (labels != ignored) * 1.0
+    options = {"axis": axis, "reduction": reduction, "normalizer": normalizer, "loss": loss}
+    result = compute(engine, logits, labels, sample_weight=weight, **options)
+
+    wide = labels if labels.dtype.kind in "iu" else labels.astype(result.per_example.dtype)
+    losses, gradient = loss_and_gradient(logits, wide, axis=axis)
+    each = losses * weight * counts
+    divisors = {"valid": counts.sum(), "weights": (weight * counts).sum(), "size": counts.size}
+    divisor = divisors.get(normalizer, normalizer) if reduction == "mean" else 1.0
+    name = logits.dtype.name
+    assert_close(result.per_example, each, LOSS_TOLERANCE[name])
+    if divisor == 0:
+        assert np.isnan(result.loss)
+        return
+    scale = weight * counts / divisor
+    if reduction != "none":
+        # Errors of the terms may add up; their sum is of positive numbers.
+        assert_close(result.loss, each.sum() / divisor, 2 * LOSS_TOLERANCE[name])
+    mass = 1.0 if labels.dtype.kind in "iu" else logits.shape[axis]
+    expected = gradient * np.expand_dims(scale, axis)
+    # float16 gradients below its smallest normal number, 2^-14, are rounded to steps of 2^-24.
+    floor = max(mass / 16 * scale.max(), 2**-13 if name == "float16" else 0.0)
+    assert_close(result.grad_logits, expected, GRAD_TOLERANCE[name], floor=floor)
+
+
 @pytest.mark.parametrize("labels", [np.array([[1, 0], [2, 2]]), np.float64([0.2, 0.5, 0.3])])
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 def test_gradients_are_the_derivatives(engine, labels, reduction):
@@ -187,6 +224,22 @@ def test_confident_rows_keep_their_digits(engine, dtype):
         np.testing.assert_allclose(
             result.grad_logits, [[-tail / (1 + tail), tail / (1 + tail)]], rtol=tolerance
         )
+
+
+@pytest.mark.parametrize("gap", [9.0, 12.3, 13.7, 16.1, 20.2, 31.7, 60.3, 90.1])
+def test_sure_rows_keep_their_digits_whatever_the_gap(engine, gap):
+    """One logit far above the others: the float32 loss is good to 1e-6, however small it is."""
+    logits = np.random.default_rng(4).normal(size=(200, 6)).astype(np.float32)
+    logits[:, 2] += np.float32(gap)
+    ids = np.full(200, 2)
+    for labels in (ids, np.eye(6, dtype=np.float32)[ids]):
+        result = compute(engine, logits, labels)
+        loss, _ = loss_and_gradient(logits, labels)
+        # float32 below its smallest normal number has fewer digits, in steps of 2^-149.
+        floor = 2.0**-126
+        assert_close(result.per_example, loss, 1e-6, floor)
+        # p - 1 = e^-loss - 1, which long double cannot form as a difference
+        assert_close(result.grad_logits[:, 2], np.expm1(-loss), 1e-6, floor)
 
 
 def test_common_offset_changes_nothing(engine):
