@@ -60,7 +60,7 @@ def ceilings(rounds: int) -> list[dict[str, object]]:
     with LocalServer(engine="numpy") as server, losswire.Client(server.target) as client:
         for shape in track(SHAPES, "measuring", transient=True):
             logits, ids = _problem(shape)
-            request = LossRequest(LossCall(grad_logits=True), logits, 1, ids, None, None)
+            request = LossRequest(LossCall(grad_logits=True), logits, 1, ids, "ids")
             target = np.empty_like(logits)
             _check(logits, ids, engine.compute([request])[0])
             _check(logits, ids, client.softmax_cross_entropy(logits, ids))
@@ -95,7 +95,7 @@ def tile_sizes(rounds: int) -> list[dict[str, object]]:
 
     for shape in track(SHAPES, "measuring", transient=True):
         logits, ids = _problem(shape)
-        request = LossRequest(LossCall(grad_logits=True), logits, 1, ids, None, None)
+        request = LossRequest(LossCall(grad_logits=True), logits, 1, ids, "ids")
         calls = [lambda r=request, s=size: compute(r, s) for size in sizes]
         medians = _medians_ms(rounds, *calls)
         names = [f"{size >> 10}k" for size in sizes]

@@ -6,25 +6,26 @@ Not over `grpc.aio`, whose client keeps some memory of every call that is cancel
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
-import grpc
-
-from losswire import _errors
 from losswire._methods import LossMethods
 from losswire._results import LossResult, ServerInfo
+from losswire_proto.dtypes import Array
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from losswire._requests import Rpc
 
-ResultT = TypeVar("ResultT")
 
-
-class AsyncClient(LossMethods[Coroutine[Any, Any, LossResult], Coroutine[Any, Any, ServerInfo]]):
+class AsyncClient(
+    LossMethods[
+        Coroutine[Any, Any, LossResult], Coroutine[Any, Any, ServerInfo], Coroutine[Any, Any, Array]
+    ]
+):
     __doc__ = (
         (LossMethods.__doc__ or "")
         + """
@@ -54,30 +55,12 @@ class AsyncClient(LossMethods[Coroutine[Any, Any, LossResult], Coroutine[Any, An
     ) -> None:
         await self.close()
 
-    def _loss(
-        self, make: Callable[[], Rpc[LossResult]], timeout: float | None
-    ) -> Coroutine[Any, Any, LossResult]:
-        return self._call(make, timeout)
-
-    def _info(
-        self, make: Callable[[], Rpc[ServerInfo]], timeout: float | None
-    ) -> Coroutine[Any, Any, ServerInfo]:
-        return self._call(make, timeout)
-
-    async def _call(self, make: Callable[[], Rpc[ResultT]], limit: float | None) -> ResultT:
+    async def _call(self, make: Callable[[], Rpc[Any]], limit: float | None) -> Any:
         seconds, rpc = self._seconds(limit), make()
-        method: grpc.UnaryUnaryMultiCallable[bytes, bytes]
-        method = self._connection.channel().unary_unary(rpc.path)
-        reply = method.future(rpc.payload, timeout=seconds, metadata=self._connection.metadata)
+        method, metadata = self._method(rpc), self._connection.metadata
+        reply = method.future(rpc.payload, timeout=seconds, metadata=metadata)
         await _done(reply)
-        try:
-            return rpc.read(reply.result())
-        except grpc.RpcError as error:
-            raise _errors.from_rpc(error, self.target, seconds) from error
-        except grpc.FutureCancelledError as error:
-            raise _errors.ServerError(
-                f"{self.target}: the client was closed", grpc.StatusCode.CANCELLED
-            ) from error
+        return self._result(rpc, seconds, reply.result)
 
 
 async def _done(reply: Any) -> None:

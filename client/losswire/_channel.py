@@ -83,7 +83,7 @@ def _credentials(tls: Tls | None) -> grpc.ChannelCredentials | None:
         return tls
     try:
         authorities = Path(tls).read_bytes()
-    except OSError as error:
+    except (OSError, TypeError) as error:
         raise InvalidInput(
             f"tls: expected a readable file of certificate authorities, received {tls} ({error})"
         ) from error

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
-import grpc
-
-from losswire import _errors
 from losswire._methods import LossMethods
 from losswire._results import LossResult, ServerInfo
+from losswire_proto.dtypes import Array
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,10 +14,8 @@ if TYPE_CHECKING:
 
     from losswire._requests import Rpc
 
-ResultT = TypeVar("ResultT")
 
-
-class Client(LossMethods[LossResult, ServerInfo]):
+class Client(LossMethods[LossResult, ServerInfo, Array]):
     __doc__ = (
         (LossMethods.__doc__ or "")
         + """
@@ -47,18 +43,9 @@ class Client(LossMethods[LossResult, ServerInfo]):
     ) -> None:
         self.close()
 
-    def _loss(self, make: Callable[[], Rpc[LossResult]], timeout: float | None) -> LossResult:
-        return self._call(make, timeout)
-
-    def _info(self, make: Callable[[], Rpc[ServerInfo]], timeout: float | None) -> ServerInfo:
-        return self._call(make, timeout)
-
-    def _call(self, make: Callable[[], Rpc[ResultT]], timeout: float | None) -> ResultT:
-        seconds, rpc = self._seconds(timeout), make()
-        method: grpc.UnaryUnaryMultiCallable[bytes, bytes]
-        method = self._connection.channel().unary_unary(rpc.path)
-        try:
-            reply = method(rpc.payload, timeout=seconds, metadata=self._connection.metadata)
-        except grpc.RpcError as error:
-            raise _errors.from_rpc(error, self.target, seconds) from error
-        return rpc.read(reply)
+    def _call(self, make: Callable[[], Rpc[Any]], limit: float | None) -> Any:
+        seconds, rpc = self._seconds(limit), make()
+        method, metadata = self._method(rpc), self._connection.metadata
+        return self._result(
+            rpc, seconds, lambda: method(rpc.payload, timeout=seconds, metadata=metadata)
+        )

@@ -15,6 +15,7 @@ that the server would have answered with, and the same text.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import grpc
@@ -102,13 +103,17 @@ _BY_CODE: Final[dict[grpc.StatusCode, type[LosswireError]]] = {
 }
 
 
+_OWN_LIMITS: Final = re.compile("larger than max|metadata size exceeds")
+"""What gRPC says of messages and metadata beyond its limits, under the code of a full queue."""
+
+
 def from_rpc(error: grpc.RpcError, target: str, timeout: float) -> LosswireError:
     """The error that a failed call stands for."""
     code, details = error.code(), error.details() or "no details"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"no answer from {target} within {timeout:g} s: {details}", code)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-        # gRPC's own limit, before the server saw anything; no later try can succeed.
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _OWN_LIMITS.search(details):
+        # gRPC's own limits, before the server saw anything; no later try can succeed.
         return InvalidInput(
             f"request: larger than {target} accepts in one message: {details}", code
         )

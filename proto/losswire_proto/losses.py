@@ -8,87 +8,202 @@ engine is handed. A `LossCall` adds what all losses share: axis, reduction, want
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Final, Literal, TypeAlias, get_args
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Final
 
-from losswire_proto.rules import InvalidField
+from losswire_proto import options
+from losswire_proto.options import (
+    ClipOrder,
+    EmptyMean,
+    Extra,
+    FocalForm,
+    LabelGradient,
+    NormalizerRule,
+    OutOfRange,
+    Reading,
+    Reduction,
+    check_fields,
+    option,
+)
 
-Reduction: TypeAlias = Literal["none", "sum", "mean"]
-NormalizerRule: TypeAlias = Literal["valid", "weights", "size"]
-EmptyMean: TypeAlias = Literal["nan", "zero"]
-OutOfRange: TypeAlias = Literal["error", "nan", "ignore"]
-LabelGradient: TypeAlias = Literal["exact", "tf"]
-
-Check: TypeAlias = Callable[[str, object], None]
-
-
-def one_of(literal: Any) -> Check:
-    """A check that a value is one of a `Literal`'s strings."""
-    choices = get_args(literal)
-
-    def check(name: str, value: object) -> None:
-        if value not in choices:
-            raise InvalidField(name, "one of " + ", ".join(map(repr, choices)), repr(value))
-
-    return check
-
-
-def check_integer(name: str, value: object) -> None:
-    """Refuses what is not an integer of 64 bits."""
-    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
-        raise InvalidField(name, "an integer of 64 bits", repr(value))
-
-
-def check_optional_integer(name: str, value: object) -> None:
-    """As `check_integer`, or None."""
-    if value is not None:
-        check_integer(name, value)
-
-
-def check_flag(name: str, value: object) -> None:
-    """Refuses what is neither True nor False."""
-    if not isinstance(value, bool):
-        raise InvalidField(name, "True or False", repr(value))
-
-
-def check_normalizer(name: str, value: object) -> None:
-    """Refuses what is neither a rule nor a number that is finite and >= 0."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if math.isfinite(value) and value >= 0:
-            return
-    elif value in get_args(NormalizerRule):
-        return
-    rules = ", ".join(map(repr, get_args(NormalizerRule)))
-    raise InvalidField(name, f"one of {rules}, or a finite number >= 0", repr(value))
-
-
-def option(default: Any, check: Check) -> Any:
-    """A dataclass field that is an option: its default and its check."""
-    return field(default=default, metadata={"check": check})
-
-
-def check_fields(definition: Any) -> None:
-    """Runs the check of every option of a dataclass of options."""
-    for each in fields(definition):
-        if "check" in each.metadata:
-            each.metadata["check"](each.name, getattr(definition, each.name))
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
-class SoftmaxCrossEntropy:
-    """Options of softmax cross-entropy; formulas in the documentation of the client's method."""
+class Loss:
+    """What the definitions of all losses have in common.
+
+    Attributes:
+        name: of the client's method and of the field in `LossOptions`.
+        readings: how its labels may be read; the first that fits is taken.
+        weights: further tensors that it takes, by their fields in `ComputeRequest`.
+        input_name: what its first tensor is called.
+        labels_name: what its labels are called.
+        has_label_gradient: whether the gradient to distributions can be asked for.
+    """
+
+    name: ClassVar[str]
+    readings: ClassVar[tuple[Reading, ...]]
+    weights: ClassVar[frozenset[str]] = frozenset({"sample_weight"})
+    input_name: ClassVar[str] = "logits"
+    labels_name: ClassVar[str] = "labels"
+    has_label_gradient: ClassVar[bool] = False
+
+    @property
+    def allowed_readings(self) -> tuple[Reading, ...]:
+        """How labels may be read with these options."""
+        return self.readings
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether each element of the logits is an example of its own."""
+        return self.allowed_readings == ("elements",)
+
+    @property
+    def ignored_id(self) -> int | None:
+        """The id whose examples count for nothing, for losses that have one."""
+        ignored: int | None = getattr(self, "ignore_index", None)
+        return ignored
+
+    @property
+    def bad_ids(self) -> OutOfRange:
+        """What ids out of range do; an error for losses that leave no choice."""
+        rule: OutOfRange = getattr(self, "out_of_range", "error")
+        return rule
+
+
+@dataclass(frozen=True, slots=True)
+class SoftmaxCrossEntropy(Loss):
+    """Cross-entropy between labels and softmax of logits."""
 
     name: ClassVar[str] = "softmax_cross_entropy"
+    readings: ClassVar[tuple[Reading, ...]] = ("ids", "distribution")
+    weights: ClassVar[frozenset[str]] = frozenset({"sample_weight", "class_weight"})
+    has_label_gradient: ClassVar[bool] = True
 
-    ignore_index: int | None = option(None, check_optional_integer)
-    out_of_range: OutOfRange = option("error", one_of(OutOfRange))
-    label_gradient: LabelGradient = option("exact", one_of(LabelGradient))
+    ignore_index: int | None = option(None, options.optional(options.integer))
+    out_of_range: OutOfRange = option("error", options.one_of(OutOfRange))
+    label_gradient: LabelGradient = option("exact", options.one_of(LabelGradient))
+    label_smoothing: float = option(0.0, options.fraction)
+    z_loss: float = option(0.0, options.not_negative)
+    softcap: float | None = option(None, options.optional(options.positive))
+    temperature: float = option(1.0, options.positive)
+    extras: tuple[Extra, ...] = option((), options.some_of(Extra))
 
 
-LOSSES: Final[Mapping[str, type[SoftmaxCrossEntropy]]] = {
-    loss.name: loss for loss in (SoftmaxCrossEntropy,)
+@dataclass(frozen=True, slots=True)
+class SigmoidCrossEntropy(Loss):
+    """Cross-entropy between labels and sigmoid of logits, element by element."""
+
+    name: ClassVar[str] = "sigmoid_cross_entropy"
+    readings: ClassVar[tuple[Reading, ...]] = ("elements",)
+    weights: ClassVar[frozenset[str]] = frozenset({"sample_weight", "pos_weight"})
+
+    label_smoothing: float = option(0.0, options.fraction)
+
+
+@dataclass(frozen=True, slots=True)
+class CategoricalCrossEntropy(Loss):
+    """Cross-entropy between labels and probabilities."""
+
+    name: ClassVar[str] = "categorical_cross_entropy"
+    readings: ClassVar[tuple[Reading, ...]] = ("ids", "distribution")
+    input_name: ClassVar[str] = "probabilities"
+
+    ignore_index: int | None = option(None, options.optional(options.integer))
+    out_of_range: OutOfRange = option("error", options.one_of(OutOfRange))
+    epsilon: float = option(1e-7, options.below_half)
+    label_smoothing: float = option(0.0, options.fraction)
+    clip_order: ClipOrder = option("normalize_first", options.one_of(ClipOrder))
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryCrossEntropy(Loss):
+    """Cross-entropy between labels and probabilities, element by element."""
+
+    name: ClassVar[str] = "binary_cross_entropy"
+    readings: ClassVar[tuple[Reading, ...]] = ("elements",)
+    input_name: ClassVar[str] = "probabilities"
+
+    epsilon: float = option(1e-7, options.below_half)
+    label_smoothing: float = option(0.0, options.fraction)
+
+
+@dataclass(frozen=True, slots=True)
+class KlDivergence(Loss):
+    """Kullback-Leibler divergence of softmax of logits from a target."""
+
+    name: ClassVar[str] = "kl_divergence"
+    readings: ClassVar[tuple[Reading, ...]] = ("distribution",)
+    labels_name: ClassVar[str] = "target"
+
+    target_is_logits: bool = option(False, options.flag)
+    temperature: float = option(1.0, options.positive)
+    scale_by_temperature_squared: bool = option(False, options.flag)
+
+
+@dataclass(frozen=True, slots=True)
+class Focal(Loss):
+    """Focal loss over softmax or sigmoid of logits."""
+
+    name: ClassVar[str] = "focal"
+    readings: ClassVar[tuple[Reading, ...]] = ("ids", "distribution", "elements")
+
+    gamma: float = option(2.0, options.not_negative)
+    alpha: float | None = option(None, options.optional(options.fraction))
+    form: FocalForm = option("softmax", options.one_of(FocalForm))
+    ignore_index: int | None = option(None, options.optional(options.integer))
+
+    @property
+    def allowed_readings(self) -> tuple[Reading, ...]:
+        """The sigmoid form decides about each element by itself."""
+        return ("elements",) if self.form == "sigmoid" else ("ids", "distribution")
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax(Loss):
+    """Softmax along the axis."""
+
+    name: ClassVar[str] = "softmax"
+    readings: ClassVar[tuple[Reading, ...]] = ("none",)
+    weights: ClassVar[frozenset[str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class LogSoftmax(Loss):
+    """Logarithm of softmax along the axis."""
+
+    name: ClassVar[str] = "log_softmax"
+    readings: ClassVar[tuple[Reading, ...]] = ("none",)
+    weights: ClassVar[frozenset[str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceLoss(Loss):
+    """Weighted cross-entropy of sequences of class ids, averaged over time, batch or both."""
+
+    name: ClassVar[str] = "sequence_loss"
+    readings: ClassVar[tuple[Reading, ...]] = ("ids",)
+    labels_name: ClassVar[str] = "targets"
+
+    average_across_timesteps: bool = option(True, options.flag)
+    average_across_batch: bool = option(True, options.flag)
+
+
+LOSSES: Final[Mapping[str, type[Loss]]] = {
+    loss.name: loss
+    for loss in (
+        SoftmaxCrossEntropy,
+        SigmoidCrossEntropy,
+        CategoricalCrossEntropy,
+        BinaryCrossEntropy,
+        KlDivergence,
+        Focal,
+        Softmax,
+        LogSoftmax,
+        SequenceLoss,
+    )
 }
 """The losses of this version, by their names on the wire and in the client."""
 
@@ -101,13 +216,13 @@ class LossCall:
         InvalidField: an option outside what is allowed; names option, allowed and received.
     """
 
-    loss: SoftmaxCrossEntropy = field(default_factory=SoftmaxCrossEntropy)
-    axis: int = option(-1, check_integer)
-    reduction: Reduction = option("none", one_of(Reduction))
-    normalizer: NormalizerRule | float = option("valid", check_normalizer)
-    empty_mean: EmptyMean = option("nan", one_of(EmptyMean))
-    grad_logits: bool = option(False, check_flag)
-    grad_labels: bool = option(False, check_flag)
+    loss: Loss = field(default_factory=SoftmaxCrossEntropy)
+    axis: int = option(-1, options.integer)
+    reduction: Reduction = option("none", options.one_of(Reduction))
+    normalizer: NormalizerRule | float = option("valid", options.normalizer)
+    empty_mean: EmptyMean = option("nan", options.one_of(EmptyMean))
+    grad_logits: bool = option(False, options.flag)
+    grad_labels: bool = option(False, options.flag)
 
     def __post_init__(self) -> None:
         check_fields(self.loss)

@@ -10,21 +10,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from losswire_proto import dtypes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from losswire_proto.dtypes import Array
     from losswire_proto.losses import LossCall
+    from losswire_proto.options import Reading
 
 MAX_RANK: Final = 32
 """Dimensions of a tensor; beyond any model, within what NumPy 2 and CUDA indexing carry."""
 
-Reading: TypeAlias = Literal["ids", "distribution"]
-"""What labels are: one class id per example, or one distribution over the classes."""
+
+MAX_ELEMENTS: Final = 2**58
+"""Of a tensor, zero dimensions left out: so that 16 bytes for each are below 2^63."""
+
+_LONGEST_WORDS: Final = 200
+"""Of what was received, in an error: a status message travels in a header of limited size."""
 
 
 class InvalidField(ValueError):  # noqa: N818 -- it names a field; each side wraps it in its own error
@@ -37,7 +44,10 @@ class InvalidField(ValueError):  # noqa: N818 -- it names a field; each side wra
     """
 
     def __init__(self, field: str, expected: str, received: object) -> None:
-        super().__init__(f"{field}: expected {expected}, received {received}")
+        words = str(received)
+        if len(words) > _LONGEST_WORDS:
+            words = words[:_LONGEST_WORDS] + "…"
+        super().__init__(f"{field}: expected {expected}, received {words}")
         self.field = field
         self.expected = expected
         self.received = received
@@ -59,15 +69,15 @@ class Spec:
         return f"{self.dtype.name} {list(self.shape)}"
 
 
-def check_shape(field: str, shape: tuple[int, ...], itemsize: int) -> None:
-    """Refuses dimensions that are negative, too many, or overflow 63 bits of bytes."""
+def check_shape(field: str, shape: tuple[int, ...]) -> None:
+    """Refuses dimensions that are negative, too many, or whose bytes overflow 63 bits."""
     if len(shape) > MAX_RANK:
         raise InvalidField(f"{field}.shape", f"at most {MAX_RANK} dimensions", len(shape))
     if any(length < 0 for length in shape):
         raise InvalidField(f"{field}.shape", "dimensions >= 0", list(shape))
     # A zero elsewhere must not hide dimensions that no machine could hold.
-    if math.prod(length for length in shape if length) * itemsize >= 2**63:
-        raise InvalidField(f"{field}.shape", "product(shape) * itemsize below 2^63", list(shape))
+    if math.prod(length for length in shape if length) >= MAX_ELEMENTS:
+        raise InvalidField(f"{field}.shape", "product(shape) below 2^58", list(shape))
 
 
 def class_axis(logits: Spec, axis: int, field: str = "logits") -> int:
@@ -96,42 +106,55 @@ def example_shape(logits: Spec, axis: int) -> tuple[int, ...]:
     return logits.shape[:axis] + logits.shape[axis + 1 :]
 
 
-def labels_reading(logits: Spec, axis: int, labels: Spec) -> Reading:
-    """Decides whether labels are class ids or distributions.
-
-    Raises:
-        InvalidField: neither reading fits; the message explains both.
-    """
-    examples = example_shape(logits, axis)
-    if dtypes.is_id(labels.dtype) and labels.shape == examples:
-        return "ids"
-    if dtypes.is_float(labels.dtype) and is_broadcastable(labels.shape, logits.shape):
-        return "distribution"
-    raise InvalidField(
-        "labels",
-        f"class ids (an integer dtype, shape {list(examples)}: logits' shape without axis {axis})"
-        f" or distributions (a float dtype, broadcastable to {list(logits.shape)})",
-        labels,
-    )
-
-
-def check_labels(call: LossCall, *, logits: Spec, axis: int, labels: Array) -> Reading:
+def read_labels(
+    call: LossCall, *, logits: Spec, axis: int, labels: Array, has_class_weight: bool = False
+) -> Reading:
     """Checks labels against logits and options; returns how they are to be read.
 
     Raises:
-        InvalidField: neither reading fits, ids out of range, or an option that the other reading
-            would need.
+        InvalidField: no reading fits, ids out of range, or options that these labels exclude.
     """
-    reading = labels_reading(logits, axis, Spec.of(labels))
     loss = call.loss
-    if reading == "ids":
-        if call.grad_labels:
-            raise InvalidField("gradients", "'labels' only with float labels", "class ids")
-        if loss.out_of_range == "error":
-            check_ids(labels, logits.shape[axis], loss.ignore_index)
-    elif loss.ignore_index is not None:
-        raise InvalidField("ignore_index", "None with distributions", loss.ignore_index)
+    field, spec, examples = loss.labels_name, Spec.of(labels), example_shape(logits, axis)
+    for reading in loss.allowed_readings:
+        if _fits(reading, spec, logits.shape, examples):
+            break
+    else:
+        words = {
+            "ids": f"class ids (an integer dtype, shape {list(examples)}: logits' shape without"
+            f" axis {axis})",
+            "distribution": f"distributions (a float dtype, broadcastable to {list(logits.shape)})",
+            "elements": f"one number per element (a float dtype, shape {list(logits.shape)})",
+        }
+        allowed = " or ".join(words[reading] for reading in loss.allowed_readings)
+        raise InvalidField(field, allowed, spec)
+    if reading != "ids" and loss.ignored_id is not None:
+        raise InvalidField("ignore_index", "None where labels are no ids", loss.ignored_id)
+    if call.grad_labels and (reading != "distribution" or not loss.has_label_gradient):
+        raise InvalidField(
+            "gradients", "'labels' only with float labels of softmax_cross_entropy", reading
+        )
+    if reading == "ids" and loss.bad_ids == "error":
+        check_ids(labels, logits.shape[axis], loss.ignored_id, field)
+    if has_class_weight and getattr(loss, "label_gradient", "exact") == "tf":
+        raise InvalidField(
+            "label_gradient", "'exact' with class_weight: TensorFlow's p - q has none", "'tf'"
+        )
     return reading
+
+
+def _fits(
+    reading: Reading, labels: Spec, logits: tuple[int, ...], examples: tuple[int, ...]
+) -> bool:
+    match reading:
+        case "ids":
+            return dtypes.is_id(labels.dtype) and labels.shape == examples
+        case "distribution":
+            return dtypes.is_float(labels.dtype) and is_broadcastable(labels.shape, logits)
+        case "elements":
+            return dtypes.is_float(labels.dtype) and labels.shape == logits
+        case _:
+            return False
 
 
 def is_broadcastable(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
@@ -142,23 +165,41 @@ def is_broadcastable(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
     return all(length in (1, wanted) for length, wanted in pairs)
 
 
-def check_weight(field: str, weight: Array, target: tuple[int, ...]) -> None:
-    """Refuses weights that do not fit the examples or are not finite.
+def check_weights(call: LossCall, logits: Spec, axis: int, weights: Mapping[str, Array]) -> None:
+    """Refuses weights that the loss does not take, that do not fit, or that are not finite.
+
+    Args:
+        call: the loss.
+        logits: what the weights have to fit.
+        axis: the class axis, counted from the front.
+        weights: those that were given, by name.
 
     Raises:
-        InvalidField: not a float dtype, not broadcastable to `target`, NaN or infinite; the
-            first offending index and value are named.
+        InvalidField: names the weight; for values, the first offending index and value.
     """
-    if not dtypes.is_float(weight.dtype) or not is_broadcastable(weight.shape, target):
-        raise InvalidField(
-            field, f"a float dtype, broadcastable to {list(target)}", Spec.of(weight)
-        )
-    finite = np.isfinite(weight)
-    if not finite.all():
-        raise InvalidField(field, "finite values", _first(weight, ~finite))
+    loss = call.loss
+    examples = logits.shape if loss.is_elementwise else example_shape(logits, axis)
+    for name, weight in weights.items():
+        if name not in loss.weights:
+            raise InvalidField(name, f"None with {loss.name}", Spec.of(weight))
+        classes = (logits.shape[axis],)
+        target = {"class_weight": classes, "pos_weight": logits.shape}.get(name, examples)
+        fits = weight.shape == classes if name == "class_weight" else True
+        if not dtypes.is_float(weight.dtype) or not fits:
+            raise InvalidField(name, f"a float dtype, shape {list(target)}", Spec.of(weight))
+        if not is_broadcastable(weight.shape, target):
+            raise InvalidField(
+                name, f"a float dtype, broadcastable to {list(target)}", Spec.of(weight)
+            )
+        is_bad = ~np.isfinite(weight)
+        if name != "sample_weight":
+            is_bad |= weight < 0
+        if is_bad.any():
+            allowed = "finite values" if name == "sample_weight" else "finite values >= 0"
+            raise InvalidField(name, allowed, _first(weight, is_bad))
 
 
-def check_ids(ids: Array, classes: int, ignore_index: int | None) -> None:
+def check_ids(ids: Array, classes: int, ignore_index: int | None, field: str = "labels") -> None:
     """Refuses class ids outside [0, classes), `ignore_index` excepted.
 
     Raises:
@@ -168,7 +209,7 @@ def check_ids(ids: Array, classes: int, ignore_index: int | None) -> None:
     if bad is None:
         return
     exception = "" if ignore_index is None else f", or ignore_index {ignore_index}"
-    raise InvalidField("labels", f"class ids in [0, {classes}){exception}", _first(ids, bad))
+    raise InvalidField(field, f"class ids in [0, {classes}){exception}", _first(ids, bad))
 
 
 def out_of_range(ids: Array, classes: int, ignore_index: int | None) -> Array | None:

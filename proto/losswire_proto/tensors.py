@@ -67,5 +67,5 @@ def _spec(field: str, message: tensor_pb2.Tensor) -> Spec:
     if dtype is None:
         raise InvalidField(f"{field}.dtype", "a known DataType", f"enum value {message.dtype}")
     shape = tuple(message.shape)
-    check_shape(field, shape, dtype.itemsize)
+    check_shape(field, shape)
     return Spec(dtype, shape)

@@ -72,11 +72,16 @@ def decode_call(message: options_pb2.LossOptions) -> LossCall:
 def _set(message: Message, name: str, value: Any, default: Any) -> None:
     if value == default:
         return
-    descriptor = message.DESCRIPTOR.fields_by_name[name]
-    if descriptor.enum_type is not None:
-        value = descriptor.enum_type.values_by_name[_prefix(descriptor.enum_type) + value.upper()]
-        value = value.number
-    setattr(message, name, value)
+    enum = message.DESCRIPTOR.fields_by_name[name].enum_type
+    if isinstance(value, tuple):
+        getattr(message, name).extend(_enum_number(enum, each) for each in value)
+    else:
+        setattr(message, name, value if enum is None else _enum_number(enum, value))
+
+
+def _enum_number(enum: Any, value: str) -> int:
+    number: int = enum.values_by_name[_prefix(enum) + value.upper()].number
+    return number
 
 
 def _values(message: Message, known: set[str], where: str) -> dict[str, Any]:
@@ -98,11 +103,18 @@ def _plain(descriptor: FieldDescriptor, value: Any) -> Any:
     enum = descriptor.enum_type
     if enum is None:
         return value
+    if not isinstance(value, int):  # a repeated field
+        return tuple(_enum_string(descriptor.name, enum, each) for each in value)
+    return _enum_string(descriptor.name, enum, value)
+
+
+def _enum_string(name: str, enum: Any, value: int) -> str:
     prefix = _prefix(enum)
+    choices: dict[int, str]
     choices = {each.number: each.name.removeprefix(prefix) for each in enum.values if each.number}
     if value not in choices:
         allowed = ", ".join(choices.values())
-        raise InvalidField(descriptor.name, f"one of {allowed}", f"enum value {value}")
+        raise InvalidField(name, f"one of {allowed}", f"enum value {value}")
     return choices[value].lower()
 
 
@@ -114,4 +126,5 @@ def _prefix(enum: Any) -> str:
 def _unknown(message: Message) -> str:
     """The numbers of fields that a newer client set, joined; empty where there are none."""
     unknown: Any = UnknownFieldSet(message)  # a sequence, whatever its stubs say
-    return ", ".join(sorted({str(each.field_number) for each in unknown}))
+    numbers = sorted({each.field_number for each in unknown})
+    return ", ".join(map(str, numbers[:10])) + (", …" if len(numbers) > 10 else "")

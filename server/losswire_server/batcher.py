@@ -80,6 +80,15 @@ class _Group:
         self.rows += waiting.request.rows
         self.nbytes += waiting.request.nbytes
 
+    def discard(self, waiting: _Waiting) -> None:
+        """Removes a request that nobody waits for, if it has not left yet."""
+        for index, each in enumerate(self._queue):
+            if each is waiting:
+                del self._queue[index]
+                self.rows -= waiting.request.rows
+                self.nbytes -= waiting.request.nbytes
+                return
+
     def take(self, limits: BatchLimits, now: float) -> list[_Waiting]:
         """Removes the next batch: as many wanted requests as fit, or a single larger one."""
         batch: list[_Waiting] = []
@@ -122,9 +131,16 @@ class Batcher:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[LossResult] = loop.create_future()
         waiting = _Waiting(request, answer, loop.time(), deadline)
-        self._groups.setdefault(request.batch_key, _Group()).append(waiting)
+        group = self._groups.setdefault(request.batch_key, _Group())
+        group.append(waiting)
         self._dispatch()
-        return await answer
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            group.discard(waiting)
+            if not group and self._groups.get(request.batch_key) is group:
+                del self._groups[request.batch_key]
+            raise
 
     async def close(self) -> None:
         """Waits for the batches in flight and ends the threads; no more may be submitted."""

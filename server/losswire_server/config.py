@@ -96,7 +96,15 @@ class ServerSettings(BaseSettings):
     @property
     def address(self) -> str:
         """Where to listen, as gRPC names it."""
-        return f"unix:{self.unix_socket}" if self.unix_socket else f"{self.host}:{self.port}"
+        if self.unix_socket:
+            return f"unix:{self.unix_socket}"
+        return f"{self.url_host}:{self.port}"
+
+    @property
+    def url_host(self) -> str:
+        """The host as addresses write it: IPv6 in brackets."""
+        is_bare_ipv6 = ":" in self.host and not self.host.startswith("[")
+        return f"[{self.host}]" if is_bare_ipv6 else self.host
 
 
 def load_settings(arguments: Sequence[str] = (), **keywords: Any) -> ServerSettings:

@@ -36,8 +36,9 @@ class LocalServer:
     """
 
     def __init__(self, *, log: IO[Any] | None = None, **settings: Any) -> None:
-        if "unix_socket" not in settings:
-            settings.setdefault("port", 0)
+        # Named here, so that neither the owner's environment nor another server decides.
+        settings.setdefault("unix_socket", None)
+        settings.setdefault("port", 0)
         # A server that ends with its owner has nobody to drain for.
         settings.setdefault("drain_seconds", 1.0)
         self._process = subprocess.Popen(  # noqa: S603 -- our own module
@@ -46,6 +47,7 @@ class LocalServer:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if log is None else log,
             text=True,
+            start_new_session=True,  # Ctrl-C in a terminal is for the owner
         )
         line = self._process.stdout.readline() if self._process.stdout else ""
         answer = json.loads(line) if line else {"error": "the server ended before it was ready"}
@@ -65,6 +67,8 @@ class LocalServer:
         with suppress(BrokenPipeError):
             if self._process.stdin:
                 self._process.stdin.close()
+        # A fork of the owner may hold the other end of that pipe open.
+        self._process.terminate()
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -13,9 +13,14 @@ if TYPE_CHECKING:
 
 def encode_compute(result: LossResult) -> bytes:
     """The bytes of the `ComputeResponse` that carries a result."""
-    response = pb.ComputeResponse(per_example=tensors.encode("per_example", result.per_example))
-    for name in ("loss", "grad_labels", "grad_logits"):
-        array = getattr(result, name)
+    response = pb.ComputeResponse()
+    results = {"loss": result.loss, "per_example": result.per_example, **result.extras}
+    results |= {
+        "grad_labels": result.grad_labels,
+        "output": result.output,
+        "grad_logits": result.grad_logits,
+    }
+    for name, array in results.items():
         if array is not None:
             getattr(response, name).CopyFrom(tensors.encode(name, array))
     return response.SerializeToString()

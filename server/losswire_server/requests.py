@@ -7,16 +7,17 @@ with a `LossResult`, which `replies` turns into a message. Neither knows of prot
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from losswire_proto import dtypes, rules
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Mapping
 
     from losswire_proto.dtypes import Array
     from losswire_proto.losses import LossCall
+    from losswire_proto.options import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +28,23 @@ class LossRequest:
         call: which loss, and how; its axis may be negative.
         logits: in the shape that was sent, C-contiguous, read-only.
         axis: the class axis counted from the front.
-        ids: class ids in the examples' shape, any integer dtype; None for distributions.
-        distribution: floats that broadcast to the logits; None for ids.
+        labels: as the loss takes them; None for losses without labels.
+        reading: what the labels are: "ids" in the examples' shape and any integer dtype, a
+            "distribution" of floats that broadcasts to the logits, "elements" of floats in the
+            logits' shape, or "none".
         sample_weight: finite floats that broadcast to the examples; None for 1 everywhere.
+        class_weight: finite floats >= 0, `[classes]`; None for 1 everywhere.
+        pos_weight: finite floats >= 0 that broadcast to the logits; None for 1 everywhere.
     """
 
     call: LossCall
     logits: Array
     axis: int
-    ids: Array | None
-    distribution: Array | None
-    sample_weight: Array | None
+    labels: Array | None
+    reading: Reading
+    sample_weight: Array | None = None
+    class_weight: Array | None = None
+    pos_weight: Array | None = None
 
     @property
     def classes(self) -> int:
@@ -47,6 +54,8 @@ class LossRequest:
     @property
     def example_shape(self) -> tuple[int, ...]:
         """Shape of the per-example losses."""
+        if self.call.loss.is_elementwise:
+            return tuple(self.logits.shape)
         return rules.example_shape(rules.Spec.of(self.logits), self.axis)
 
     @property
@@ -57,30 +66,34 @@ class LossRequest:
     @property
     def is_broadcast(self) -> bool:
         """Whether the labels are distributions that several examples share."""
-        return self.distribution is not None and self.distribution.shape != self.logits.shape
+        if self.labels is None or self.reading != "distribution":
+            return False
+        return bool(self.labels.shape != self.logits.shape)
 
     @property
     def nbytes(self) -> int:
         """Bytes held for this request until its reply is sent: its tensors and its results'."""
-        labels = self.ids if self.ids is not None else self.distribution
-        held = self.logits.nbytes + (0 if labels is None else labels.nbytes)
+        labels = 0 if self.labels is None else self.labels.nbytes
         results = self.rows * dtypes.compute_dtype(self.logits.dtype).itemsize
-        if self.call.grad_logits:
+        if self.call.grad_logits or self.reading == "none":
             results += self.logits.nbytes
-        if self.call.grad_labels and labels is not None:
-            results += labels.nbytes
-        return held + results
+        if self.call.grad_labels:
+            results += labels
+            if self.is_broadcast:  # sums in float64
+                results += self.logits.size * 8
+        return self.logits.nbytes + labels + results
 
     @property
     def batch_key(self) -> BatchKey:
         """Requests with equal keys can be computed together."""
         return (
-            self.call.loss.name,
+            self.call.loss,
             self.classes,
             self.logits.dtype.name,
-            None if self.distribution is None else self.distribution.dtype.name,
+            self.reading,
             self.is_broadcast,
-            self.call.loss.label_gradient,
+            None if self.class_weight is None else self.class_weight.tobytes(),
+            self.pos_weight is None,
             self.call.grad_logits,
             self.call.grad_labels,
         )
@@ -98,9 +111,13 @@ class LossResult:
         per_example: losses with sample weights applied, in the examples' shape.
         grad_logits: shape and dtype of the logits; None where it was not asked for.
         grad_labels: shape and dtype of the labels; None where it was not asked for.
+        output: shape and dtype of the logits; None for losses.
+        extras: further results in the examples' shape, by name.
     """
 
     loss: Array | None
-    per_example: Array
-    grad_logits: Array | None
-    grad_labels: Array | None
+    per_example: Array | None
+    grad_logits: Array | None = None
+    grad_labels: Array | None = None
+    output: Array | None = None
+    extras: Mapping[str, Array] = field(default_factory=dict)

@@ -73,11 +73,11 @@ async def serve(
     await stop.wait()
     log.info("draining", seconds=settings.drain_seconds, held_bytes=admission.held_bytes)
     await _set_health(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
-    is_drained = await admission.drain(settings.drain_seconds)
-    await server.stop(grace=0.1 if is_drained else 0)
+    # gRPC refuses new calls with UNAVAILABLE and waits for those it has, half-sent ones included.
+    await server.stop(settings.drain_seconds)
     await batcher.close()
     engine.close()
-    log.info("stopped", drained=is_drained)
+    log.info("stopped", held_bytes=admission.held_bytes)
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
@@ -92,8 +92,8 @@ def warm_up(engine: Engine) -> None:
     for dtype in dtypes.FLOATS:
         logits = np.zeros((2, 3), dtype)
         call = LossCall(grad_logits=True)
-        engine.compute([LossRequest(call, logits, 1, np.zeros(2, np.int64), None, None)])
-        engine.compute([LossRequest(call, logits, 1, None, np.zeros((2, 3), dtype), None)])
+        engine.compute([LossRequest(call, logits, 1, np.zeros(2, np.int64), "ids")])
+        engine.compute([LossRequest(call, logits, 1, np.zeros((2, 3), dtype), "distribution")])
 
 
 def _grpc_server(
@@ -129,7 +129,7 @@ def _bind(server: grpc.aio.Server, settings: ServerSettings) -> str:
             f"cannot listen on {settings.address}: it is in use or not allowed;"
             " choose another with --port, --host or --unix-socket"
         ) from error
-    return settings.address if settings.unix_socket else f"{settings.host}:{port}"
+    return settings.address if settings.unix_socket else f"{settings.url_host}:{port}"
 
 
 def _refuse_live_socket(path: Path) -> None:

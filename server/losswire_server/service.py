@@ -31,6 +31,9 @@ SERVICE: Final = "losswire.v1.LossService"
 SERVED: Final = ("Compute", "GetServerInfo")
 """The RPCs of this version; the others answer UNIMPLEMENTED."""
 
+_LONGEST_MESSAGE: Final = 2000
+"""Characters of a status message, which travels in a header of limited size."""
+
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Unary: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
 
@@ -69,19 +72,21 @@ class LossService:
         request = validation.parse_compute(payload)
         remaining = context.time_remaining()
         deadline = None if remaining is None else asyncio.get_running_loop().time() + remaining
-        with self.admission.hold(request.nbytes):
-            return replies.encode_compute(await self.batcher.submit(request, deadline))
+        give_back = self.admission.take(request.nbytes)
+        # Not when the handler returns: until the client has taken the reply, its bytes are here.
+        done: Any = lambda _context: give_back()  # noqa: E731 -- typed wrongly in gRPC's stubs
+        context.add_done_callback(done)
+        return replies.encode_compute(await self.batcher.submit(request, deadline))
 
     async def _server_info(self, _payload: bytes, _context: Context) -> bytes:
         return self.info.SerializeToString()
 
     def _guarded(self, handler: Unary) -> Any:
-        """The handler with its exceptions turned into statuses, counted while it runs."""
+        """The handler with its exceptions turned into statuses."""
 
         async def guarded(payload: bytes, context: Context) -> bytes:
             try:
-                with self.admission.call():
-                    return await handler(payload, context)
+                return await handler(payload, context)
             except RequestFailed as error:
                 await _abort(context, error)
             except Exception as error:  # noqa: BLE001 -- the service's boundary
@@ -118,7 +123,7 @@ async def _abort(context: Context, error: RequestFailed) -> None:
         )
         metadata.extend(rpc_status.to_status(status).trailing_metadata)
         metadata.append(("grpc-retry-pushback-ms", str(error.retry_delay_ms)))
-    await context.abort(error.status, str(error), tuple(metadata))
+    await context.abort(error.status, str(error)[:_LONGEST_MESSAGE], tuple(metadata))
 
 
 async def _abort_incident(context: Context, error: Exception) -> None:

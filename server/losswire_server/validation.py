@@ -19,6 +19,8 @@ from losswire_server.requests import LossRequest
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
+    from losswire_proto.losses import LossCall
+    from losswire_proto.options import Reading
 
 
 def parse_compute(payload: bytes) -> LossRequest:
@@ -43,34 +45,39 @@ def parse_compute(payload: bytes) -> LossRequest:
 
 
 def _request(message: pb.ComputeRequest) -> LossRequest:
-    for required in ("options", "logits", "labels"):
+    for required in ("options", "logits"):
         if not message.HasField(required):
             raise InvalidField(required, "to be set", "nothing")
-    for weight in ("class_weight", "pos_weight"):
-        if message.HasField(weight):
-            raise wire.NotSupported(f"{weight}: this server does not have this option yet")
     _refuse_destinations(message)
     call = wire.decode_call(message.options)
-    logits = tensors.decode("logits", message.logits)
-    labels = tensors.decode("labels", message.labels)
-    axis = rules.class_axis(Spec.of(logits), call.axis)
-    reading = rules.check_labels(call, logits=Spec.of(logits), axis=axis, labels=labels)
-    return LossRequest(
-        call=call,
-        logits=logits,
-        axis=axis,
-        ids=labels if reading == "ids" else None,
-        distribution=labels if reading == "distribution" else None,
-        sample_weight=_sample_weight(message, rules.example_shape(Spec.of(logits), axis)),
+    logits = tensors.decode(call.loss.input_name, message.logits)
+    axis = rules.class_axis(Spec.of(logits), call.axis, call.loss.input_name)
+    weights = {
+        name: tensors.decode(name, getattr(message, name))
+        for name in ("sample_weight", "class_weight", "pos_weight")
+        if message.HasField(name)
+    }
+    labels, reading = _labels(message, call, logits, axis, "class_weight" in weights)
+    rules.check_weights(call, Spec.of(logits), axis, weights)
+    return LossRequest(call, logits, axis, labels, reading, **weights)
+
+
+def _labels(
+    message: pb.ComputeRequest, call: LossCall, logits: Array, axis: int, has_class_weight: bool
+) -> tuple[Array | None, Reading]:
+    name = call.loss.labels_name
+    if call.loss.readings == ("none",):
+        if message.HasField("labels"):
+            raise InvalidField(name, f"none with {call.loss.name}", "some")
+        return None, "none"
+    if not message.HasField("labels"):
+        raise InvalidField(name, "to be set", "nothing")
+    labels = tensors.decode(name, message.labels)
+    spec = Spec.of(logits)
+    reading = rules.read_labels(
+        call, logits=spec, axis=axis, labels=labels, has_class_weight=has_class_weight
     )
-
-
-def _sample_weight(message: pb.ComputeRequest, examples: tuple[int, ...]) -> Array | None:
-    if not message.HasField("sample_weight"):
-        return None
-    weight = tensors.decode("sample_weight", message.sample_weight)
-    rules.check_weight("sample_weight", weight, examples)
-    return weight
+    return labels, reading
 
 
 def _refuse_destinations(message: pb.ComputeRequest) -> None:

@@ -53,7 +53,7 @@ class HeldEngine:
 def request_of(rows, classes=3):
     """A request that can be told by its number of rows."""
     ids = np.zeros(rows, np.int64)
-    return LossRequest(LossCall(), np.zeros((rows, classes), np.float32), 1, ids, None, None)
+    return LossRequest(LossCall(), np.zeros((rows, classes), np.float32), 1, ids, "ids")
 
 
 def scenario(limits=ROOMY):
@@ -176,6 +176,24 @@ async def test_cancelled_requests_are_not_computed(batcher, engine):
     await asyncio.gather(*first, kept)
     assert engine.batches == [[1], [2]]
     assert dropped.cancelled()
+
+
+@scenario()
+async def test_cancelled_requests_are_let_go_at_once(batcher, engine):
+    """While the engine is busy, requests that were taken back hold no memory in the queue."""
+    first = await submitted(batcher, 1)
+    await engine.entered()
+    gone = await submitted(batcher, *range(2, 50))
+    (kept,) = await submitted(batcher, 50)
+    for task in gone:
+        task.cancel()
+    await asyncio.wait(gone)
+    assert sum(group.rows for group in batcher._groups.values()) == 50
+    kept.cancel()
+    await asyncio.wait([kept])
+    assert batcher._groups == {}
+    engine.release()
+    await asyncio.gather(*first)
 
 
 @scenario()

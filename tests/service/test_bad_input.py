@@ -80,9 +80,10 @@ BOTH = {
     ),
     "axis too small": ({"axis": -3}, "received -3"),
     "id too large": (
-        {"logits": np.zeros((2, 2, 3)), "labels": np.array([[0, 2], [7, 9]])},
-        "labels: expected class ids in [0, 3), received 7 at index (1, 0)",
+        {"logits": np.zeros((2, 2, 3)), "labels": np.array([[0, 2], [3, 9]])},
+        "labels: expected class ids in [0, 3), received 3 at index (1, 0)",
     ),
+    "id too large by one": ({"labels": np.array([3, 0])}, "received 3 at index (0)"),
     "id negative": ({"labels": np.int8([1, -1])}, "received -1 at index (1)"),
     "id beyond int64": (
         {"labels": np.uint64([1, 2**64 - 1])},
@@ -94,7 +95,7 @@ BOTH = {
     ),
     "ignore_index with distributions": (
         {"labels": ONE_HOT, "ignore_index": 1},
-        "ignore_index: expected None with distributions, received 1",
+        "ignore_index: expected None where labels are no ids, received 1",
     ),
     "rank 0": (
         {"logits": np.float32(1).reshape(()), "labels": np.array(0)},
@@ -169,7 +170,7 @@ PLACED.destinations.grad_logits.CopyFrom(REGION)
 SERVER_ONLY = {
     "byte length": (changed(data=bytes(23)), "logits.data: expected 24 bytes for float32 [2, 3]"),
     "negative dimension": (reshaped([-2, -3]), "logits.shape: expected dimensions >= 0"),
-    "overflow of 64 bits": (reshaped([2**32, 2**32, 3]), "below 2^63"),
+    "overflow of 64 bits": (reshaped([2**32, 2**32, 3]), "below 2^58"),
     "dtype zero": (of_dtype(0), "logits.dtype: expected a known DataType"),
     "dtype unknown": (of_dtype(77), "logits.dtype: expected a known DataType"),
     "two storages": (changed(region=REGION), "logits: expected one storage"),
@@ -210,7 +211,7 @@ def test_bytes_that_are_no_message(server):
         ({"gradients": "weights"}, "gradients: expected True, False, or some of"),
         ({"gradients": ("labels",)}, "gradients: expected 'labels' only with float labels"),
         ({"axis": 0.5}, "axis: expected an integer of 64 bits, received 0.5"),
-        ({"normalizer": np.ones(3)}, "normalizer: expected a rule or a single number"),
+        ({"normalizer": np.ones(3)}, "normalizer: expected one of 'valid', 'weights', 'size', or a finite number >= 0, received array"),
         ({"timeout": 0}, "timeout: expected a finite number of seconds > 0, received 0"),
         ({"timeout": float("nan")}, "timeout: expected"),
     ],

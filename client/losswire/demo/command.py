@@ -72,7 +72,7 @@ def demo(
         raise typer.Exit(1)
 
 
-def _train(  # noqa: PLR0917 -- what a run is made of
+def _train(
     console: Console,
     title: str,
     digits: Digits,

@@ -2,7 +2,7 @@
 
 In: a batch of validated requests. Out: their results. Small requests share tiles, large ones are
 cut; tiles are computed by several threads, since NumPy lets go of the interpreter while it
-computes. Apart from the results themselves nothing is allocated that is larger than a tile.
+computes. What is allocated for `[rows, classes]` is the results and a few tiles.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from losswire_proto import dtypes
-from losswire_server.engine import softmax, tiles
+from losswire_server.engine import tiles
+from losswire_server.engine.kernels import KERNELS
+from losswire_server.engine.operands import Operands
 from losswire_server.engine.tiles import LabelTable, Scratch, Tile, Work
 from losswire_server.engine.weighting import reduce, weigh
 from losswire_server.requests import LossResult
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from losswire_proto.dtypes import Array
+    from losswire_server.engine.operands import RowResults
     from losswire_server.requests import LossRequest
 
 
@@ -52,7 +55,7 @@ class NumpyEngine:
         works = [_work(request) for request in requests]
         if not works:
             return []
-        pending = _Shared(tiles.cut(works, requests[0].classes))
+        pending = _Shared(tiles.cut(works))
         helpers = [
             self._pool.submit(self._compute_tiles, pending)
             for _ in range(min(self._threads, _tiles_at_most(requests)) - 1)
@@ -96,64 +99,97 @@ def _tiles_at_most(requests: Sequence[LossRequest]) -> int:
 
 def _work(request: LossRequest) -> Work:
     """The request as rows, with memory for its results."""
-    logits, labels, call = request.logits, request.distribution, request.call
-    outer = math.prod(request.example_shape[: request.axis])
-    by_row = (outer, request.classes, math.prod(request.example_shape[request.axis :]))
-    table, grad_labels = None, None
-    if labels is not None and request.is_broadcast:
-        table, labels = LabelTable.of(labels, logits.shape, request.axis), None
-    elif labels is not None:
-        labels = labels.reshape(by_row)
-        grad_labels = np.empty(by_row, labels.dtype) if call.grad_labels else None
+    logits, call = request.logits, request.call
+    if call.loss.is_elementwise:
+        by_row = (request.rows, 1, 1)
+    else:
+        outer = math.prod(request.example_shape[: request.axis])
+        by_row = (outer, request.classes, math.prod(request.example_shape[request.axis :]))
+    labels, table = None, None
+    if request.labels is not None and request.is_broadcast:
+        table = LabelTable.of(request.labels, logits.shape, request.axis)
+    elif request.labels is not None and request.reading != "ids":
+        labels = request.labels.reshape(by_row)
+    pos_weight = None
+    if request.pos_weight is not None:
+        pos_weight = np.broadcast_to(request.pos_weight, logits.shape).reshape(by_row)
+    dtype = dtypes.compute_dtype(logits.dtype)
+    is_dense = call.grad_logits or request.reading == "none"
+    is_grad_labels = call.grad_labels and labels is not None
     return Work(
         request=request,
         weighting=weigh(request),
         logits=logits.reshape(by_row),
         labels=labels,
         label_table=table,
-        per_example=np.empty(request.rows, dtypes.compute_dtype(logits.dtype)),
-        grad_logits=np.empty(by_row, logits.dtype) if call.grad_logits else None,
-        grad_labels=grad_labels,
+        pos_weight=pos_weight,
+        per_example=np.empty(request.rows, dtype),
+        dense=np.empty(by_row, logits.dtype) if is_dense else None,
+        grad_labels=np.empty_like(labels) if is_grad_labels else None,
+        extras={
+            name: np.empty(request.rows, np.int64 if name == "argmax" else dtype)
+            for name in getattr(call.loss, "extras", ())
+        },
         partials={},
     )
 
 
 def _compute_tile(tile: Tile, scratch: Scratch) -> None:
     first = tile[0].work
-    shape = (tiles.rows_of(tile), first.request.classes)
-    dtype = dtypes.compute_dtype(first.logits.dtype)
-    logits = tiles.gather(tile, [p.work.logits for p in tile], scratch.take(0, shape, dtype))
-    scale = tiles.joined(tile, lambda weighting: weighting.scale)
-    exp = scratch.take(1, shape, dtype)
-    grads = [p.work.grad_logits for p in tile if p.work.grad_logits is not None]
-    grad = tiles.target(tile, grads, exp) if grads else None
-    if first.request.ids is not None:
-        ids = tiles.joined(tile, lambda weighting: weighting.ids)
-        loss = softmax.with_ids(logits, ids, scale, exp, grad)
-    else:
-        shifted, product = scratch.take(2, shape, dtype), scratch.take(3, shape, dtype)
-        loss = softmax.with_distributions(
-            logits,
-            _labels(tile, scratch.take(4, shape, dtype)),
-            scale,
-            is_exact=first.request.call.loss.label_gradient == "exact",
-            buffers=(shifted, exp, product),
-            grad=grad,
-            grad_labels=shifted if first.request.call.grad_labels else None,
-        )
-        if first.request.call.grad_labels:
-            _store_label_gradients(tile, shifted)
-    loss *= tiles.joined(tile, lambda weighting: weighting.weight)
-    tiles.blank(tile, loss, lambda weighting: weighting.no_loss)
-    for piece, part in zip(tile, tiles.split(tile, loss), strict=True):
+    request, dtype = first.request, dtypes.compute_dtype(first.logits.dtype)
+    shape = (tiles.rows_of(tile), first.logits.shape[1])
+
+    def buffer() -> Array:
+        return scratch.next(shape, dtype)
+
+    scratch.restart()
+    logits = tiles.gather(tile, [piece.work.logits for piece in tile], buffer())
+    denses = [piece.work.dense for piece in tile if piece.work.dense is not None]
+    dense_buffer = buffer()
+    weights = [piece.work.pos_weight for piece in tile if piece.work.pos_weight is not None]
+    class_weight = request.class_weight
+    ids = tiles.joined(tile, lambda weighting: weighting.ids) if request.reading == "ids" else None
+    operands = Operands(
+        loss=request.call.loss,
+        logits=logits,
+        ids=ids,
+        labels=_labels(tile, buffer()) if request.reading not in {"ids", "none"} else logits[:0],
+        scale=tiles.joined(tile, lambda weighting: weighting.scale),
+        class_weight=None if class_weight is None else class_weight.astype(dtype),
+        pos_weight=tiles.gather(tile, weights, buffer()) if weights else None,
+        dense=tiles.target(tile, denses, dense_buffer) if denses else None,
+        grad_labels=buffer() if request.call.grad_labels else None,
+        buffer=buffer,
+    )
+    results = KERNELS[request.call.loss.name](operands)
+    for gradient in (operands.dense, operands.grad_labels):
+        if gradient is not None and results.loss is not None:
+            # One NaN for all: those of arithmetic differ in sign from machine to machine.
+            gradient[np.isnan(results.loss) | np.isnan(operands.scale)] = np.nan
+            tiles.blank(tile, gradient, lambda weighting: weighting.no_grad)
+    _store_rows(tile, results)
+    if operands.dense is not None:
+        tiles.scatter(tile, denses, operands.dense, dense_buffer)
+    if operands.grad_labels is not None:
+        _store_label_gradients(tile, operands.grad_labels)
+
+
+def _store_rows(tile: Tile, results: RowResults) -> None:
+    """Weighs the losses and hands each piece its rows."""
+    for name, values in results.extras.items():
+        for piece, part in zip(tile, tiles.split(tile, values), strict=True):
+            piece.work.extras[name][piece.span] = part
+    if results.loss is None:
+        return
+    losses = results.loss * tiles.joined(tile, lambda weighting: weighting.weight)
+    losses[np.isnan(losses)] = np.nan
+    tiles.blank(tile, losses, lambda weighting: weighting.no_loss)
+    for piece, part in zip(tile, tiles.split(tile, losses), strict=True):
         piece.work.per_example[piece.span] = part
-    if grad is not None:
-        tiles.blank(tile, grad, lambda weighting: weighting.no_grad)
-        tiles.scatter(tile, grads, grad, exp)
 
 
 def _labels(tile: Tile, buffer: Array) -> Array:
-    """The distributions of a tile's rows; either all of a batch broadcast, or none."""
+    """The labels of a tile's rows; either all of a batch broadcast, or none."""
     arrays = [piece.work.labels for piece in tile if piece.work.labels is not None]
     if arrays:
         return tiles.gather(tile, arrays, buffer)
@@ -164,7 +200,6 @@ def _labels(tile: Tile, buffer: Array) -> Array:
 
 
 def _store_label_gradients(tile: Tile, grad: Array) -> None:
-    tiles.blank(tile, grad, lambda weighting: weighting.no_grad)
     arrays = [piece.work.grad_labels for piece in tile if piece.work.grad_labels is not None]
     if arrays:
         tiles.scatter(tile, arrays, grad, grad)
@@ -176,28 +211,30 @@ def _store_label_gradients(tile: Tile, grad: Array) -> None:
 
 def _result(work: Work) -> LossResult:
     request = work.request
+    dense = None if work.dense is None else work.dense.reshape(request.logits.shape)
+    if request.reading == "none":
+        return LossResult(None, None, output=dense)
     grad_labels = None
-    if work.grad_labels is not None and request.distribution is not None:
-        grad_labels = work.grad_labels.reshape(request.distribution.shape)
+    if work.grad_labels is not None and request.labels is not None:
+        grad_labels = work.grad_labels.reshape(request.labels.shape)
     elif request.call.grad_labels and work.label_table is not None:
         grad_labels = _broadcast_label_gradient(work, work.label_table)
     return LossResult(
         loss=reduce(request, work.weighting, work.per_example),
         per_example=work.per_example.reshape(request.example_shape),
-        grad_logits=None
-        if work.grad_logits is None
-        else work.grad_logits.reshape(request.logits.shape),
+        grad_logits=dense,
         grad_labels=grad_labels,
+        extras={name: array.reshape(request.example_shape) for name, array in work.extras.items()},
     )
 
 
 def _broadcast_label_gradient(work: Work, table: LabelTable) -> Array | None:
-    labels = work.request.distribution
+    labels = work.request.labels
     if labels is None:
         return None
     total = np.zeros(table.table.shape)
-    for _, partial in sorted(work.partials.items(), key=lambda item: item[0]):
-        total += partial
+    for _, (touched, partial) in sorted(work.partials.items(), key=lambda item: item[0]):
+        total[touched] += partial
     return table.unbroadcast(total, labels, work.request.axis, work.request.logits.ndim).astype(
         labels.dtype
     )

@@ -1,16 +1,8 @@
-"""Softmax cross-entropy of one tile: the formulas, in their order.
+"""Softmax of a tile, and what the losses over it share.
 
-In: logits `[rows, classes]` that fit the cache, labels, what each row counts for. Out: losses
-`[rows]` in float64 and, where wanted, gradients, written once. Every operation treats each row by
-itself and in an order that depends on the number of classes alone, so a row's result has the same
-bits in any tile of any batch.
+With j the first largest logit of a row, t = Σ_{c≠j} exp(z_c - z_j):
 
-With j the first largest logit of a row, t = Σ_{c≠j} exp(z_c - z_j) and lse = z_j + log(1 + t):
-
-    ids            l = log1p(t) + (z_j - z_y)          dz = p - onehot(y)
-    distributions  l = Σ_c q_c * (log1p(t) + z_j - z_c)  dz = p * Σq - q   ("tf": p - q)
-                   dq = lse - z
-    p_c = exp(z_c - z_j) / (1 + t)
+    p_c = exp(z_c - z_j) / (1 + t),   lse = z_j + log(1 + t)
 
 Leaving the largest term out of the sum is what keeps confident rows exact: their loss is about t
 and their largest gradient -t / (1 + t), both lost if 1 + t is formed and 1 taken off again. The
@@ -29,8 +21,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from losswire_server.engine.operands import RowResults
+
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
+    from losswire_server.engine.operands import Operands
     from losswire_server.engine.weighting import Float64s, Int64s
 
 SURE: Final = 2.0**-18
@@ -38,9 +33,9 @@ SURE: Final = 2.0**-18
 2^-20, and so is its exponential; e^-16 is 2^-23, and above 2^-18 such terms have no weight."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class SoftmaxTile:
-    """What a tile's softmax is made of; `exp` and `shifted` are scratch of the caller's.
+    """What the softmax of a tile is made of.
 
     Attributes:
         rows: 0, 1, 2, … for picking one element per row.
@@ -48,6 +43,7 @@ class SoftmaxTile:
         top: z_j.
         tail: t, NaN where the row has no softmax.
         exp: exp(z - z_j), but 0 at j.
+        shifted: z - z_j; lost where it was computed in the place of `exp`.
     """
 
     rows: Int64s
@@ -55,12 +51,29 @@ class SoftmaxTile:
     top: Float64s
     tail: Float64s
     exp: Array
+    shifted: Array
 
     @property
     def log_total(self) -> Float64s:
         """log(1 + t), that is lse - z_j."""
         log_total: Float64s = np.log1p(self.tail)
         return log_total
+
+    def write_probabilities(self, scale: Float64s, out: Array) -> None:
+        """Writes scale * p into `out`, which may be `exp`."""
+        factor = (scale / (1.0 + self.tail)).astype(self.exp.dtype)
+        np.multiply(self.exp, factor[:, None], out=out)
+        out[self.rows, self.peak] = factor
+
+    def write_gradient(self, labels: Array, mass: Float64s, scale: Float64s, out: Array) -> None:
+        """Writes scale * (mass * p - labels) into `out`, which may be `exp`, not `labels`.
+
+        At j, where mass * p and the label may be nearly equal, the difference is formed from t.
+        """
+        at_peak = (mass - labels[self.rows, self.peak]) - mass * self.tail / (1.0 + self.tail)
+        self.write_probabilities(scale * mass, out)
+        subtract_rows(out, scale, labels)
+        out[self.rows, self.peak] = scale * at_peak
 
 
 def softmax_tile(logits: Array, shifted: Array, exp: Array) -> SoftmaxTile:
@@ -79,67 +92,47 @@ def softmax_tile(logits: Array, shifted: Array, exp: Array) -> SoftmaxTile:
         tail[sure] = np.add.reduce(wide, axis=1)
         exp[sure] = wide
     tail += top - top  # 0, or NaN where the largest logit is not finite
-    return SoftmaxTile(rows, peak, top.astype(np.float64), tail, exp)
+    return SoftmaxTile(rows, peak, top.astype(np.float64), tail, exp, shifted)
 
 
-def with_ids(
-    logits: Array, ids: Int64s, scale: Float64s, exp: Array, grad: Array | None
-) -> Float64s:
-    """Losses of rows with class ids; gradients into `grad`, which may be `exp`."""
-    tile = softmax_tile(logits, exp, exp)
-    true_exp = tile.exp[tile.rows, ids].astype(np.float64)
-    true_logit = logits[tile.rows, ids].astype(np.float64)
-    loss = tile.log_total + (tile.top - true_logit)
-    if grad is not None:
-        _scaled_probabilities(tile, scale, grad)
-        # p_y - 1, without the cancellation where p_y is near 1
-        is_peak = ids == tile.peak
-        at_true = np.where(is_peak, -tile.tail, true_exp - 1.0 - tile.tail) / (1.0 + tile.tail)
-        grad[tile.rows, ids] = scale * at_true
-    return loss
+def weighted_sum(weights: Array, values: Array, product: Array) -> Float64s:
+    """Σ_c weights * values of each row, where a weight of 0 takes nothing even of -inf."""
+    np.multiply(weights, values, out=product)
+    total = np.add.reduce(product, axis=1)
+    if np.isnan(total).any():
+        np.copyto(product, 0, where=weights == 0)
+        total = np.add.reduce(product, axis=1)
+    wide: Float64s = total.astype(np.float64)
+    return wide
 
 
-def with_distributions(
-    logits: Array,
-    labels: Array,
-    scale: Float64s,
-    *,
-    is_exact: bool,
-    buffers: tuple[Array, Array, Array],
-    grad: Array | None,
-    grad_labels: Array | None,
-) -> Float64s:
-    """Losses of rows with distributions; gradients into `grad` and `grad_labels`.
-
-    `buffers` are three arrays of the tile's shape; `grad` may be the second, `grad_labels` the
-    first of them.
-    """
-    shifted, exp, product = buffers
-    tile = softmax_tile(logits, shifted, exp)
-    log_total = tile.log_total
-    label_sum = np.add.reduce(labels, axis=1).astype(np.float64)
-    np.multiply(labels, shifted, out=product)
-    dot = np.add.reduce(product, axis=1)
-    if np.isnan(dot).any():
-        # 0 * -inf: a class without weight adds nothing, even where it is masked
-        np.copyto(product, 0, where=labels == 0)
-        dot = np.add.reduce(product, axis=1)
-    loss: Float64s = label_sum * log_total - dot
-    if grad is not None:
-        mass = label_sum if is_exact else np.ones_like(label_sum)
-        at_peak = (mass - labels[tile.rows, tile.peak]) - mass * tile.tail / (1.0 + tile.tail)
-        _scaled_probabilities(tile, scale * mass, grad)
-        np.multiply(labels, scale.astype(labels.dtype)[:, None], out=product)
-        np.subtract(grad, product, out=grad)
-        grad[tile.rows, tile.peak] = scale * at_peak
-    if grad_labels is not None:
-        np.subtract(log_total.astype(shifted.dtype)[:, None], shifted, out=grad_labels)
-        np.multiply(grad_labels, scale.astype(shifted.dtype)[:, None], out=grad_labels)
-    return loss
+def subtract_rows(out: Array, scale: Float64s, values: Array) -> None:
+    """Takes scale * values, one scale for each row, off `out`; block by block, without a copy."""
+    factor = scale.astype(out.dtype)[:, None]
+    step = max(1, (1 << 16) // out.shape[1])
+    for start in range(0, out.shape[0], step):
+        block = slice(start, start + step)
+        part = values if values.shape[0] == 1 else values[block]
+        out[block] -= factor[block] * part
 
 
-def _scaled_probabilities(tile: SoftmaxTile, scale: Float64s, out: Array) -> None:
-    """Writes scale * p into `out`, which may be `tile.exp`."""
-    factor = (scale / (1.0 + tile.tail)).astype(tile.exp.dtype)
-    np.multiply(tile.exp, factor[:, None], out=out)
-    out[tile.rows, tile.peak] = factor
+def softmax(operands: Operands) -> RowResults:
+    """Softmax itself."""
+    exp = _dense(operands)
+    tile = softmax_tile(operands.logits, exp, exp)
+    tile.write_probabilities(operands.scale, exp)
+    exp[np.isnan(tile.tail)] = np.nan
+    return RowResults(None)
+
+
+def log_softmax(operands: Operands) -> RowResults:
+    """Its logarithm, z - lse, never by way of p."""
+    out = _dense(operands)
+    tile = softmax_tile(operands.logits, out, operands.buffer())
+    np.subtract(out, tile.log_total.astype(out.dtype)[:, None], out=out)
+    out[np.isnan(tile.tail)] = np.nan
+    return RowResults(None)
+
+
+def _dense(operands: Operands) -> Array:
+    return operands.buffer() if operands.dense is None else operands.dense

@@ -19,7 +19,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
-    from losswire_server.engine.weighting import Float64s, Weighting
+    from losswire_server.engine.weighting import Float64s, Int64s, Weighting
     from losswire_server.requests import LossRequest
 
 TILE_ELEMENTS: Final = 1 << 18
@@ -49,13 +49,17 @@ class LabelTable:
         """Writes the distributions of the examples of `span` into `rows`."""
         np.copyto(rows, self.table[self.index[span]], casting="unsafe")  # float to float
 
-    def fold(self, grad: Array, span: slice) -> Float64s:
-        """Sums `grad` of the examples of `span` over what was broadcast, in their order."""
+    def fold(self, grad: Array, span: slice) -> tuple[Int64s, Float64s]:
+        """Sums `grad` of the examples of `span` over what was broadcast, in their order.
+
+        Returns the rows of the table that these examples have, and the sum for each.
+        """
         if self.table.shape[1] == 1:
             grad = grad.sum(axis=1, keepdims=True)
-        total = np.zeros(self.table.shape)
-        np.add.at(total, self.index[span], grad)
-        return total
+        touched, places = np.unique(self.index[span], return_inverse=True)
+        total = np.zeros((touched.size, grad.shape[1]))
+        np.add.at(total, places, grad)
+        return touched, total
 
     def unbroadcast(self, grad: Array, labels: Array, axis: int, rank: int) -> Array:
         """A gradient of the table's shape in the shape of the labels it was made from."""
@@ -69,11 +73,13 @@ class Work:
     """A request on its way through the engine, with the arrays its results go to.
 
     Attributes:
-        logits, grad_logits: `[outer, classes, inner]`.
-        labels, grad_labels: the same, for distributions of the logits' shape.
+        logits: `[outer, classes, inner]`; `[elements, 1, 1]` for losses by element.
+        labels, grad_labels, pos_weight: the same, for those of the logits' shape.
+        dense: the same: the gradient to the logits, or the output where there is no loss.
         label_table: distributions that broadcast; `partials` holds the gradient to it of each
             piece, by its first row.
         per_example: `[rows]`.
+        extras: `[rows]`, by name.
     """
 
     request: LossRequest
@@ -81,10 +87,12 @@ class Work:
     logits: Array
     labels: Array | None
     label_table: LabelTable | None
+    pos_weight: Array | None
     per_example: Array
-    grad_logits: Array | None
+    dense: Array | None
     grad_labels: Array | None
-    partials: dict[int, Array]
+    extras: dict[str, Array]
+    partials: dict[int, tuple[Int64s, Float64s]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +127,9 @@ class Piece:
 Tile = Sequence[Piece]
 
 
-def cut(works: Sequence[Work], classes: int) -> Iterator[Tile]:
+def cut(works: Sequence[Work]) -> Iterator[Tile]:
     """Cuts large requests into tiles and packs small ones together into others."""
-    limit = max(1, TILE_ELEMENTS // classes)
+    limit = max(1, TILE_ELEMENTS // works[0].logits.shape[1])
     packed: list[Piece] = []
     room = limit
     for work in works:
@@ -152,19 +160,25 @@ def _split(work: Work, limit: int) -> Iterator[Piece]:
 
 
 class Scratch:
-    """Buffers of one tile in one dtype, kept from tile to tile; for one thread at a time."""
+    """Buffers of one tile, kept from tile to tile; for one thread at a time."""
 
     def __init__(self) -> None:
         self._bytes: list[Array] = []
+        self._taken = 0
 
-    def take(self, number: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
-        """Buffer `number`, in this shape; what it held is lost."""
+    def restart(self) -> None:
+        """Begins another tile: all buffers are free again."""
+        self._taken = 0
+
+    def next(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+        """A buffer that this tile has not taken yet; what it held is lost."""
         size = math.prod(shape) * dtype.itemsize
-        while len(self._bytes) <= number:
+        if len(self._bytes) == self._taken:
             self._bytes.append(np.empty(0, np.uint8))
-        if self._bytes[number].size < size:
-            self._bytes[number] = np.empty(size, np.uint8)
-        return self._bytes[number][:size].view(dtype).reshape(shape)
+        if self._bytes[self._taken].size < size:
+            self._bytes[self._taken] = np.empty(size, np.uint8)
+        self._taken += 1
+        return self._bytes[self._taken - 1][:size].view(dtype).reshape(shape)
 
 
 def rows_of(tile: Tile) -> int:

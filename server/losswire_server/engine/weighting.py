@@ -4,24 +4,28 @@ All of it follows from labels and weights alone, so it is known before the first
 a mean needs no second pass over the gradient. Shared by all engines; the sums run here in float64,
 over whole requests, so that no batching or splitting can change a bit of them.
 
-With s the sample weights and m = 0 for ignored rows, 1 for the others:
+With s the sample weights, w the class weights (inside l already) and m = 0 for ignored rows, 1 for
+the others:
 
     per_example_i = s_i * m_i * l_i
     sum           = Σ per_example_i
-    mean          = sum / divisor,   divisor = Σ m_i (valid) | Σ s_i * m_i (weights)
+    mean          = sum / divisor,   divisor = Σ m_i (valid) | Σ s_i * m_i * w_{y_i} (weights)
                                                | number of rows (size) | the caller's number
     d loss / d z_i = scale_i * d l_i / d z_i,   scale_i = s_i * m_i [/ divisor]
+
+sequence_loss divides by Σ s_i + 1e-12 instead, over time, batch or both.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from losswire_proto import rules
+from losswire_proto.losses import SequenceLoss
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
@@ -31,6 +35,9 @@ Float64s: TypeAlias = npt.NDArray[np.float64]
 Int64s: TypeAlias = npt.NDArray[np.int64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
+SEQUENCE_EPSILON: Final = 1e-12
+"""What sequence_loss adds to the sum of the weights, so that padding alone gives 0."""
+
 
 @dataclass(frozen=True, slots=True)
 class Weighting:
@@ -38,13 +45,13 @@ class Weighting:
 
     Attributes:
         ids: the class of each row, safe to index with (0 where the row is ignored or invalid);
-            None for distributions.
+            None where labels are no ids.
         weight: what each loss is multiplied by; NaN for rows whose id is out of range and shall
             be NaN.
         scale: what each gradient is multiplied by.
         no_loss: rows whose loss is 0 whatever their logits hold; None for none.
         no_grad: the same for gradients: ignored rows, or all of a mean over nothing that is 0.
-        divisor: of the mean; 1 for other reductions.
+        divisor: of the mean; 1 for other reductions. One for each output of sequence_loss.
         is_empty_zero: the mean is over nothing, and that shall be 0.
     """
 
@@ -53,35 +60,37 @@ class Weighting:
     scale: Float64s
     no_loss: Bools | None
     no_grad: Bools | None
-    divisor: float
-    is_empty_zero: bool
+    divisor: float | Float64s
+    is_empty_zero: bool = False
 
 
 def weigh(request: LossRequest) -> Weighting:
-    """Derives the weighting of a request from its labels and sample weights."""
+    """Derives the weighting of a request from its labels and weights."""
     call = request.call
     ids, ignored, invalid = _rows_of_ids(request)
-    weight = np.ones(request.rows)
-    if request.sample_weight is not None:
-        weight[:] = np.broadcast_to(request.sample_weight, request.example_shape).reshape(-1)
+    weight = _sample_weight(request)
+    if ignored is not None or invalid is not None:
+        weight = weight.copy()
     if ignored is not None:
         weight[ignored] = 0.0
+    if isinstance(call.loss, SequenceLoss):
+        return _weigh_sequences(request, call.loss, ids, weight)
     divisor = 1.0
     if call.reduction == "mean":
-        divisor = _divisor(call.normalizer, weight, ignored)
+        divisor = _divisor(request, ids, weight, ignored)
     if invalid is not None:
         weight[invalid] = np.nan
+    scale = _all(np.nan, request.rows) if divisor == 0.0 else _divided(weight, divisor)
     is_empty_zero = divisor == 0.0 and call.empty_mean == "zero"
-    if divisor == 0.0:
-        scale = np.full_like(weight, np.nan)
-    else:
-        scale = weight if divisor == 1.0 else weight / divisor
     no_grad = np.ones(request.rows, np.bool_) if is_empty_zero else ignored
     return Weighting(ids, weight, scale, ignored, no_grad, divisor, is_empty_zero)
 
 
 def reduce(request: LossRequest, weighting: Weighting, per_example: Array) -> Array | None:
     """The reduced loss of a request, in the dtype of its losses; None for reduction "none"."""
+    loss = request.call.loss
+    if isinstance(loss, SequenceLoss):
+        return _reduce_sequences(request, loss, weighting, per_example)
     if request.call.reduction == "none":
         return None
     if weighting.is_empty_zero:
@@ -89,35 +98,86 @@ def reduce(request: LossRequest, weighting: Weighting, per_example: Array) -> Ar
     # As one float64 array, not by the `dtype` argument of `sum`: that would convert piecewise and
     # give up pairwise summation over the whole.
     total = per_example.reshape(-1).astype(np.float64, copy=False).sum()
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        loss = total / weighting.divisor if weighting.divisor else np.float64(np.nan)
-        return np.asarray(loss, per_example.dtype)
+    with np.errstate(all="ignore"):
+        mean = total / weighting.divisor if weighting.divisor else np.nan
+        return np.asarray(mean, per_example.dtype)
 
 
-def _divisor(normalizer: str | float, weight: Float64s, ignored: Bools | None) -> float:
-    match normalizer:
+def _all(value: float, rows: int) -> Float64s:
+    """The same for all rows, without memory for each."""
+    return np.broadcast_to(np.float64(value), (rows,))
+
+
+def _divided(weight: Float64s, divisor: float) -> Float64s:
+    if weight.size and weight.strides == (0,):
+        return _all(float(weight[0]) / divisor, weight.size)
+    with np.errstate(all="ignore"):
+        return weight if divisor == 1.0 else weight / divisor
+
+
+def _sample_weight(request: LossRequest) -> Float64s:
+    if request.sample_weight is None:
+        return _all(1.0, request.rows)
+    weight = request.sample_weight.astype(np.float64)
+    return np.broadcast_to(weight, request.example_shape).reshape(-1)
+
+
+def _divisor(
+    request: LossRequest, ids: Int64s | None, weight: Float64s, ignored: Bools | None
+) -> float:
+    match request.call.normalizer:
         case "valid":
             return float(weight.size if ignored is None else weight.size - ignored.sum())
         case "weights":
+            if request.class_weight is not None and ids is not None:
+                weight = weight * request.class_weight.astype(np.float64)[ids]
             return float(weight.sum())
         case "size":
             return float(weight.size)
-        case _:
-            return float(normalizer)
+        case value:
+            return float(value)
+
+
+def _sequence_axes(loss: SequenceLoss) -> tuple[int, ...]:
+    """What is averaged over: batch (axis 0), time (axis 1), both or none."""
+    batch = (0,) if loss.average_across_batch else ()
+    return batch + ((1,) if loss.average_across_timesteps else ())
+
+
+def _weigh_sequences(
+    request: LossRequest, loss: SequenceLoss, ids: Int64s | None, weight: Float64s
+) -> Weighting:
+    axes = _sequence_axes(loss)
+    weights = weight.reshape(request.example_shape)
+    divisor = np.ones(())
+    if axes:
+        divisor = np.asarray(weights.sum(axis=axes, keepdims=True) + SEQUENCE_EPSILON)
+    scale = np.broadcast_to(weights / divisor, weights.shape).reshape(-1)
+    return Weighting(ids, weight, scale, None, None, divisor)
+
+
+def _reduce_sequences(
+    request: LossRequest, loss: SequenceLoss, weighting: Weighting, per_example: Array
+) -> Array | None:
+    axes = _sequence_axes(loss)
+    if not axes:
+        return None
+    total = per_example.reshape(request.example_shape).astype(np.float64).sum(axis=axes)
+    return np.asarray(total / np.squeeze(weighting.divisor, axes), per_example.dtype)
 
 
 def _rows_of_ids(request: LossRequest) -> tuple[Int64s | None, Bools | None, Bools | None]:
     """Ids that are safe to index with, the rows that are ignored, and those that shall be NaN."""
-    if request.ids is None:
+    if request.reading != "ids" or request.labels is None:
         return None, None, None
     loss = request.call.loss
-    raw = request.ids.reshape(-1)
+    raw = request.labels.reshape(-1)
     ignored: Bools | None = None
-    if loss.ignore_index is not None:
-        ignored = raw == loss.ignore_index
-    outside = rules.out_of_range(raw, request.classes, loss.ignore_index)
+    if loss.ignored_id is not None:
+        ignored = raw == loss.ignored_id
+    outside = rules.out_of_range(raw, request.classes, loss.ignored_id)
     invalid: Bools | None = None
-    if outside is not None and loss.out_of_range == "ignore":
+    if outside is not None and loss.bad_ids == "ignore":
         ignored = outside if ignored is None else ignored | outside
     elif outside is not None:
         invalid = outside

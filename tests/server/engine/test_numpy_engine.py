@@ -46,8 +46,8 @@ def request_of(logits, labels, *, axis=-1, sample_weight=None, gradients=True, l
         ),
         logits=logits,
         axis=axis % logits.ndim,
-        ids=labels if is_ids else None,
-        distribution=None if is_ids else labels,
+        labels=labels,
+        reading="ids" if is_ids else "distribution",
         sample_weight=sample_weight,
     )
 

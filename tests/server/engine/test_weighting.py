@@ -15,8 +15,8 @@ def request_of(ids, *, sample_weight=None, ignore_index=None, **call):
         call=LossCall(loss=SoftmaxCrossEntropy(ignore_index=ignore_index), **call),
         logits=np.zeros((*ids.shape, 4), np.float32),
         axis=ids.ndim,
-        ids=ids,
-        distribution=None,
+        labels=ids,
+        reading="ids",
         sample_weight=None if sample_weight is None else np.asarray(sample_weight, np.float32),
     )
 
@@ -96,8 +96,7 @@ def test_mean_of_many_equal_losses():
         np.zeros((10**7, 1), np.float16),
         1,
         np.zeros(10**7, np.int8),
-        None,
-        None,
+        "ids",
     )
     assert float(reduce(request, weigh(request), per_example)) == pytest.approx(0.1, rel=1e-7)
 
@@ -107,7 +106,7 @@ def test_ids_of_any_integer_dtype():
     ids = np.array([2**64 - 1, 1], np.uint64)
     request = request_of(ids)
     request = LossRequest(
-        LossCall(loss=SoftmaxCrossEntropy(out_of_range="nan")), request.logits, 1, ids, None, None
+        LossCall(loss=SoftmaxCrossEntropy(out_of_range="nan")), request.logits, 1, ids, "ids"
     )
     weighting = weigh(request)
     assert weighting.ids.tolist() == [0, 1]

@@ -1,0 +1,160 @@
+"""Softmax cross-entropy of a tile, with all its options, in the order of its formulas.
+
+z is c * tanh(logits / c) with softcap c, divided by temperature T. With smoothing a, class weights
+w (W = Σ w) and z-loss k, in the notation of `softmax`:
+
+    ids            l = (1-a) * w_y * (lse - z_y) + a/C * Σ_c w_c * (lse - z_c) + k * lse^2
+                   dz = p * ((1-a) * w_y + a/C * W + 2k * lse) - (1-a) * w_y * onehot(y) - a/C * w
+    distributions  q = w * (y * (1-a) + a/C)
+                   l = Σ_c q_c * (lse - z_c) + k * lse^2
+                   dz = p * (Σq + 2k * lse) - q             ("tf": 1 in the place of Σq)
+                   dy = w * (1-a) * (lse - z)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from losswire_proto.losses import SoftmaxCrossEntropy
+from losswire_server.engine.operands import RowResults
+from losswire_server.engine.softmax import (
+    SoftmaxTile,
+    softmax_tile,
+    subtract_rows,
+    weighted_sum,
+)
+
+if TYPE_CHECKING:
+    from losswire_proto.dtypes import Array
+    from losswire_server.engine.operands import Operands
+    from losswire_server.engine.weighting import Float64s, Int64s
+
+_PLAIN = SoftmaxCrossEntropy()
+
+
+def softmax_cross_entropy(operands: Operands) -> RowResults:
+    """Loss, gradients and extras of a tile; also of sequence_loss, which has no options here."""
+    loss = operands.loss if isinstance(operands.loss, SoftmaxCrossEntropy) else _PLAIN
+    z = _capped(operands, loss)
+    exp = operands.buffer() if operands.dense is None else operands.dense
+    is_shifted_needed = operands.ids is None or loss.label_smoothing or "entropy" in loss.extras
+    tile = softmax_tile(z, operands.buffer() if is_shifted_needed else exp, exp)
+    extras = _extras(tile, loss, operands)
+    if operands.ids is not None:
+        losses = _with_ids(tile, z, operands.ids, loss, operands)
+    else:
+        losses = _with_distributions(tile, loss, operands)
+    if loss.z_loss:
+        losses += loss.z_loss * (tile.top + tile.log_total) ** 2
+    if operands.dense is not None and loss.softcap is not None:
+        _chain_softcap(operands.logits, loss.softcap, operands.dense, operands.buffer())
+    return RowResults(losses, extras)
+
+
+def _capped(operands: Operands, loss: SoftmaxCrossEntropy) -> Array:
+    """The logits after softcap and temperature."""
+    if loss.softcap is None and loss.temperature == 1.0:
+        return operands.logits
+    z = operands.buffer()
+    if loss.softcap is None:
+        np.divide(operands.logits, loss.temperature, out=z)
+        return z
+    np.divide(operands.logits, loss.softcap, out=z)
+    np.tanh(z, out=z)
+    np.multiply(z, loss.softcap / loss.temperature, out=z)
+    return z
+
+
+def _chain_softcap(logits: Array, softcap: float, grad: Array, buffer: Array) -> None:
+    """Multiplies by the derivative of softcap, 1 / cosh^2, which keeps its digits near 0."""
+    np.divide(logits, softcap, out=buffer)
+    np.cosh(buffer, out=buffer)
+    np.divide(grad, buffer, out=grad)
+    np.divide(grad, buffer, out=grad)
+
+
+def _extras(tile: SoftmaxTile, loss: SoftmaxCrossEntropy, operands: Operands) -> dict[str, Array]:
+    extras: dict[str, Array] = {}
+    if "logsumexp" in loss.extras:
+        extras["logsumexp"] = tile.top + tile.log_total
+    if "argmax" in loss.extras:
+        extras["argmax"] = tile.peak
+    if "entropy" in loss.extras:
+        dot = weighted_sum(tile.exp, tile.shifted, operands.buffer())
+        extras["entropy"] = tile.log_total - dot / (1.0 + tile.tail)
+    return extras
+
+
+def _with_ids(
+    tile: SoftmaxTile, z: Array, ids: Int64s, loss: SoftmaxCrossEntropy, operands: Operands
+) -> Float64s:
+    classes = z.shape[1]
+    weights = operands.class_weight
+    weight = 1.0 if weights is None else weights[ids].astype(np.float64)
+    total_weight = float(classes) if weights is None else float(weights.sum(dtype=np.float64))
+    hard, soft = (1.0 - loss.label_smoothing) * weight, loss.label_smoothing / classes
+    log_total = tile.log_total
+    losses: Float64s
+    losses = hard * (log_total + (tile.top - z[tile.rows, ids].astype(np.float64)))
+    if soft:
+        spread = np.ones((1, 1), z.dtype) if weights is None else weights[None, :]
+        dot = weighted_sum(spread, tile.shifted, operands.buffer())
+        losses += soft * (total_weight * log_total - dot)
+    grad = operands.dense
+    if grad is None:
+        return losses
+    by_lse = 2.0 * loss.z_loss * (tile.top + log_total) if loss.z_loss else 0.0
+    scale = operands.scale / loss.temperature
+    is_peak = ids == tile.peak
+    true_exp = np.where(is_peak, 1.0, tile.exp[tile.rows, ids]).astype(np.float64)
+    # p_y - 1, without the cancellation where p_y is near 1
+    less_one = np.where(is_peak, -tile.tail, true_exp - 1.0 - tile.tail) / (1.0 + tile.tail)
+    at_true = hard * less_one
+    if soft or loss.z_loss:
+        probability = true_exp / (1.0 + tile.tail)
+        at_true = at_true + probability * (soft * total_weight + by_lse) - soft * weight
+    tile.write_probabilities(scale * (hard + soft * total_weight + by_lse), grad)
+    if soft:
+        subtract_rows(grad, scale * soft, spread)
+    grad[tile.rows, ids] = scale * at_true
+    return losses
+
+
+def _with_distributions(
+    tile: SoftmaxTile, loss: SoftmaxCrossEntropy, operands: Operands
+) -> Float64s:
+    q = _smoothed(operands.labels, loss, operands)
+    log_total = tile.log_total
+    mass = np.add.reduce(q, axis=1).astype(np.float64)
+    product = operands.buffer()
+    losses: Float64s = mass * log_total - weighted_sum(q, tile.shifted, product)
+    if operands.dense is not None:
+        if loss.label_gradient == "tf":
+            mass = np.ones_like(mass)
+        if loss.z_loss:
+            mass = mass + 2.0 * loss.z_loss * (tile.top + log_total)
+        tile.write_gradient(q, mass, operands.scale / loss.temperature, operands.dense)
+    if operands.grad_labels is not None:
+        grad = operands.grad_labels
+        np.subtract(log_total.astype(grad.dtype)[:, None], tile.shifted, out=grad)
+        scale = operands.scale * (1.0 - loss.label_smoothing)
+        np.multiply(grad, scale.astype(grad.dtype)[:, None], out=grad)
+        if operands.class_weight is not None:
+            np.multiply(grad, operands.class_weight, out=grad)
+    return losses
+
+
+def _smoothed(labels: Array, loss: SoftmaxCrossEntropy, operands: Operands) -> Array:
+    """q: the labels smoothed and weighted."""
+    if not loss.label_smoothing and operands.class_weight is None:
+        return labels
+    q = operands.buffer()
+    if loss.label_smoothing:
+        np.multiply(labels, 1.0 - loss.label_smoothing, out=q)
+        np.add(q, loss.label_smoothing / labels.shape[1], out=q)
+        labels = q
+    if operands.class_weight is not None:
+        np.multiply(labels, operands.class_weight, out=q)
+    return q
