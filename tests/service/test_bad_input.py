@@ -211,7 +211,10 @@ def test_bytes_that_are_no_message(server):
         ({"gradients": "weights"}, "gradients: expected True, False, or some of"),
         ({"gradients": ("labels",)}, "gradients: expected 'labels' only with float labels"),
         ({"axis": 0.5}, "axis: expected an integer of 64 bits, received 0.5"),
-        ({"normalizer": np.ones(3)}, "normalizer: expected one of 'valid', 'weights', 'size', or a finite number >= 0, received array"),
+        (
+            {"normalizer": np.ones(3)},
+            "normalizer: expected one of 'valid', 'weights', 'size', or a finite",
+        ),
         ({"timeout": 0}, "timeout: expected a finite number of seconds > 0, received 0"),
         ({"timeout": float("nan")}, "timeout: expected"),
     ],

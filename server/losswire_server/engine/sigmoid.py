@@ -28,10 +28,10 @@ def sigmoid_cross_entropy(operands: Operands) -> RowResults:
     """Loss and gradient of a tile."""
     labels, weight = operands.labels, operands.pos_weight
     smoothing = cast("SigmoidCrossEntropy", operands.loss).label_smoothing
-    if smoothing:
-        labels = np.multiply(labels, 1.0 - smoothing, out=operands.buffer())
-        labels += smoothing / 2
     negative = np.subtract(1, labels, out=operands.buffer())
+    if smoothing:
+        labels = smooth(labels, smoothing, operands.buffer())
+        negative = smooth(negative, smoothing, negative)
     positive = labels if weight is None else np.multiply(labels, weight, out=operands.buffer())
     up, down = operands.buffer(), operands.buffer()
     _softplus(operands.logits, up, down)
@@ -44,6 +44,13 @@ def sigmoid_cross_entropy(operands: Operands) -> RowResults:
         grad -= np.multiply(positive, down, out=down)
         grad *= operands.scale.astype(grad.dtype)[:, None]
     return RowResults(losses)
+
+
+def smooth(labels: Array, smoothing: float, out: Array) -> Array:
+    """Binary labels, or one minus them, as y * (1-a) + a/2."""
+    np.multiply(labels, 1.0 - smoothing, out=out)
+    out += smoothing / 2
+    return out
 
 
 def focal(operands: Operands) -> RowResults:
