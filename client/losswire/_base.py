@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 
+from losswire._advice import Advice
 from losswire._arrays import plain
 from losswire._channel import Connection, Tls
 from losswire._errors import InvalidInput, LosswireError, ServerError, from_rpc
@@ -62,6 +63,7 @@ class BaseClient:
         self._timeout = _checked_timeout(timeout)
         target = target or os.environ.get("LOSSWIRE_TARGET") or DEFAULT_TARGET
         self._connection = Connection(target, token, tls)
+        self._advice = Advice()
 
     @property
     def target(self) -> str:

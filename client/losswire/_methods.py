@@ -341,7 +341,7 @@ class LossMethods(BaseClient, Generic[LossT, InfoT, ArrayT]):
 
         Example:
             >>> client.kl_divergence([2.0, 1.0, 0.5], [0.2, 0.3, 0.5]).loss.round(4).tolist()
-            0.3847
+            0.4847
 
         Source: `optax.losses.kl_divergence`; Hinton, Vinyals and Dean 2015 for the temperature.
         """
@@ -516,5 +516,5 @@ class LossMethods(BaseClient, Generic[LossT, InfoT, ArrayT]):
         weights: Mapping[str, Any],
         timeout: float | None,
     ) -> LossT:
-        make = partial(_requests.compute, loss, options, logits, labels, weights)
+        make = partial(_requests.compute, self._advice, loss, options, logits, labels, weights)
         return cast("LossT", self._call(make, timeout))

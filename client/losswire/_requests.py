@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar
 
+from losswire._advice import Advice
 from losswire._arrays import as_labels, as_logits, as_weight, names, plain
 from losswire._errors import InvalidInput
 from losswire._results import LossResult, ServerInfo
@@ -49,6 +50,7 @@ def server_info() -> Rpc[ServerInfo]:
 
 
 def compute(
+    advice: Advice,
     loss: type[Loss],
     options: Mapping[str, Any],
     logits: Any,
@@ -58,6 +60,7 @@ def compute(
     """Asks for one loss.
 
     Args:
+        advice: of the client that asks.
         loss: which one.
         options: its own options and the common ones, by name, with `gradients`.
         logits: what its first argument was.
@@ -68,7 +71,7 @@ def compute(
         InvalidInput: the server would refuse it; the same text.
     """
     try:
-        message = _message(_call(loss, options), logits, labels, weights or {})
+        message = _message(advice, _call(loss, options), logits, labels, weights or {})
     except InvalidField as error:
         raise InvalidInput.of(error) from error
     return Rpc(f"/{SERVICE}/Compute", message.SerializeToString(), _read_loss)
@@ -76,7 +79,7 @@ def compute(
 
 def transform(loss: type[Loss], axis: Any, logits: Any) -> Rpc[Array]:
     """Asks for softmax or log-softmax."""
-    asked = compute(loss, {"axis": axis, "gradients": False}, logits)
+    asked = compute(Advice(), loss, {"axis": axis, "gradients": False}, logits)
     return Rpc(asked.path, asked.payload, _read_output)
 
 
@@ -102,7 +105,7 @@ def _wanted(gradients: Any) -> dict[str, bool]:
 
 
 def _message(
-    call: LossCall, logits: Any, labels: Any, weights: Mapping[str, Any]
+    advice: Advice, call: LossCall, logits: Any, labels: Any, weights: Mapping[str, Any]
 ) -> pb.ComputeRequest:
     loss = call.loss
     array = as_logits(loss.input_name, logits)
@@ -110,6 +113,7 @@ def _message(
     axis = rules.class_axis(spec, call.axis, loss.input_name)
     message = pb.ComputeRequest(options=wire.encode_call(call))
     given = {name: as_weight(name, each) for name, each in weights.items() if each is not None}
+    target: Array | None = None
     if loss.readings != ("none",):
         target = as_labels(loss.labels_name, labels, array.ndim)
         rules.read_labels(
@@ -117,6 +121,7 @@ def _message(
         )
         message.labels.CopyFrom(tensors.encode(loss.labels_name, target))
     rules.check_weights(call, spec, axis, given)
+    advice.consider(call, axis, array, target)
     for name, weight in given.items():
         getattr(message, name).CopyFrom(tensors.encode(name, weight))
     message.logits.CopyFrom(tensors.encode(loss.input_name, array))

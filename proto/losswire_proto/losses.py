@@ -41,6 +41,7 @@ class Loss:
         input_name: what its first tensor is called.
         labels_name: what its labels are called.
         has_label_gradient: whether the gradient to distributions can be asked for.
+        needs_sequences: whether logits must be `[batch, time, classes]`.
     """
 
     name: ClassVar[str]
@@ -49,6 +50,7 @@ class Loss:
     input_name: ClassVar[str] = "logits"
     labels_name: ClassVar[str] = "labels"
     has_label_gradient: ClassVar[bool] = False
+    needs_sequences: ClassVar[bool] = False
 
     @property
     def allowed_readings(self) -> tuple[Reading, ...]:
@@ -186,6 +188,7 @@ class SequenceLoss(Loss):
     name: ClassVar[str] = "sequence_loss"
     readings: ClassVar[tuple[Reading, ...]] = ("ids",)
     labels_name: ClassVar[str] = "targets"
+    needs_sequences: ClassVar[bool] = True
 
     average_across_timesteps: bool = option(True, options.flag)
     average_across_batch: bool = option(True, options.flag)

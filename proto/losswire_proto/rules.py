@@ -115,6 +115,8 @@ def read_labels(
         InvalidField: no reading fits, ids out of range, or options that these labels exclude.
     """
     loss = call.loss
+    if loss.needs_sequences and len(logits.shape) != 3:
+        raise InvalidField("logits.shape", "[batch, time, classes]", list(logits.shape))
     field, spec, examples = loss.labels_name, Spec.of(labels), example_shape(logits, axis)
     for reading in loss.allowed_readings:
         if _fits(reading, spec, logits.shape, examples):

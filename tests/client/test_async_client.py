@@ -2,7 +2,10 @@
 
 import asyncio
 import inspect
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import numpy as np
 import pytest
 
@@ -75,6 +78,37 @@ def test_cancelling_takes_the_call_back(server):
             return await client.softmax_cross_entropy(LOGITS, [0, 1])
 
     assert asyncio.run(play()).loss.shape == (2,)
+
+
+def test_cancelling_reaches_the_server():
+    """The server learns that a cancelled call is not wanted any more."""
+    arrived, cancelled = threading.Event(), threading.Event()
+
+    def handler(_payload, context):
+        context.add_callback(cancelled.set)
+        arrived.set()
+        assert cancelled.wait(30)
+        return b""
+
+    own = grpc.server(ThreadPoolExecutor(1))
+    rpcs = {"GetServerInfo": grpc.unary_unary_rpc_method_handler(handler)}
+    own.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("losswire.v1.LossService", rpcs)]
+    )
+    port = own.add_insecure_port("127.0.0.1:0")
+    own.start()
+
+    async def play():
+        async with losswire.AsyncClient(f"127.0.0.1:{port}") as client:
+            task = asyncio.ensure_future(client.server_info(timeout=60))
+            await asyncio.to_thread(arrived.wait, 30)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return await asyncio.to_thread(cancelled.wait, 10)
+
+    assert asyncio.run(play())
+    own.stop(None).wait()
 
 
 def test_a_closed_client(server):

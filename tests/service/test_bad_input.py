@@ -33,8 +33,9 @@ def tensor(array):
     )
 
 
-def message(logits=LOGITS, labels=IDS, sample_weight=None, ignore_index=None, **options):
-    own = options_pb2.SoftmaxCrossEntropyOptions(ignore_index=ignore_index)
+def message(logits=LOGITS, labels=IDS, sample_weight=None, class_weight=None, own=None, **options):
+    ignore_index = options.pop("ignore_index", None)
+    own = options_pb2.SoftmaxCrossEntropyOptions(ignore_index=ignore_index, **(own or {}))
     request = pb.ComputeRequest(
         options=options_pb2.LossOptions(softmax_cross_entropy=own, **options),
         logits=tensor(logits),
@@ -42,6 +43,8 @@ def message(logits=LOGITS, labels=IDS, sample_weight=None, ignore_index=None, **
     )
     if sample_weight is not None:
         request.sample_weight.CopyFrom(tensor(sample_weight))
+    if class_weight is not None:
+        request.class_weight.CopyFrom(tensor(class_weight))
     return request
 
 
@@ -64,6 +67,13 @@ def refusal(stub, request):
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, caught.value.details()
     return caught.value.details()
 
+
+OPTIONS = {
+    "label_smoothing": (1.5, "label_smoothing: expected a number in [0, 1], received 1.5"),
+    "z_loss": (-1.0, "z_loss: expected a finite number >= 0, received -1.0"),
+    "softcap": (0.0, "softcap: expected a finite number > 0, received 0.0"),
+    "temperature": (0.0, "temperature: expected a finite number > 0, received 0.0"),
+}
 
 BOTH = {
     "ids of another shape": (
@@ -114,6 +124,14 @@ BOTH = {
         "sample_weight: expected finite values, received nan at index (1)",
     ),
     "infinite weights": ({"sample_weight": np.float64([-np.inf, 1])}, "-inf at index (0)"),
+    "class weights of another shape": (
+        {"class_weight": np.ones(2)},
+        "class_weight: expected a float dtype, shape [3], received float64 [2]",
+    ),
+    "negative class weight": (
+        {"class_weight": np.float32([1, -2, 1])},
+        "class_weight: expected finite values >= 0, received -2.0 at index (1)",
+    ),
     "weights of another shape": (
         {"sample_weight": np.ones(3)},
         "sample_weight: expected a float dtype, broadcastable to [2], received float64 [3]",
@@ -132,6 +150,77 @@ def test_client_and_server_say_the_same(stub, offline, arguments, words):
     assert str(caught.value) == said_by_server
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(("value", "words"), OPTIONS.values(), ids=OPTIONS.keys())
+def test_bad_options_in_the_same_words(stub, offline, request, value, words):
+    """Each option outside what is allowed is named, with value and what is allowed."""
+    name = request.node.callspec.id
+    assert refusal(stub, message(own={name: value})) == words
+    with pytest.raises(losswire.InvalidInput) as caught:
+        offline.softmax_cross_entropy(LOGITS, IDS, **{name: value})
+    assert str(caught.value) == words
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda c: c.softmax_cross_entropy(LOGITS, IDS, extras="argmin"),
+            "extras: expected some of 'logsumexp', 'argmax', 'entropy', received ('argmin',)",
+        ),
+        (
+            lambda c: c.softmax_cross_entropy(
+                LOGITS, ONE_HOT, class_weight=[1.0, 1, 1], label_gradient="tf"
+            ),
+            "label_gradient: expected 'exact' with class_weight",
+        ),
+        (
+            lambda c: c.sigmoid_cross_entropy(LOGITS, IDS),
+            "labels: expected one number per element (a float dtype, shape [2, 3]), received int64",
+        ),
+        (
+            lambda c: c.sigmoid_cross_entropy(LOGITS, ONE_HOT, pos_weight=[-1.0]),
+            "pos_weight: expected finite values >= 0, received -1.0 at index (0)",
+        ),
+        (
+            lambda c: c.categorical_cross_entropy(LOGITS, IDS, epsilon=0.5),
+            "epsilon: expected a number in [0, 0.5), received 0.5",
+        ),
+        (
+            lambda c: c.categorical_cross_entropy(IDS, IDS),
+            "probabilities.dtype: expected one of float16",
+        ),
+        (
+            lambda c: c.kl_divergence(LOGITS, IDS),
+            "target: expected distributions (a float dtype, broadcastable to [2, 3])",
+        ),
+        (
+            lambda c: c.kl_divergence(LOGITS, ONE_HOT, gradients="labels"),
+            "gradients: expected 'labels' only with float labels of softmax_cross_entropy",
+        ),
+        (lambda c: c.focal(LOGITS, IDS, gamma=-1), "gamma: expected a finite number >= 0"),
+        (lambda c: c.focal(LOGITS, IDS, form="tanh"), "form: expected one of 'softmax', 'sigmoid'"),
+        (
+            lambda c: c.focal(LOGITS, ONE_HOT, form="sigmoid", ignore_index=1),
+            "ignore_index: expected None where labels are no ids, received 1",
+        ),
+        (lambda c: c.softmax(LOGITS, axis=2), "axis: expected an integer in [-2, 2)"),
+        (
+            lambda c: c.sequence_loss(LOGITS[None], IDS, [[1.0, 1.0]]),
+            "targets: expected class ids (an integer dtype, shape [1, 2]",
+        ),
+        (
+            lambda c: c.sequence_loss(LOGITS, IDS, [1.0, 1.0]),
+            "logits.shape: expected [batch, time, classes], received [2, 3]",
+        ),
+    ],
+)
+def test_bad_input_of_every_loss(offline, call, words):
+    """What a loss cannot take is refused by name, before a byte is sent."""
+    with pytest.raises(losswire.InvalidInput) as caught:
+        call(offline)
+    assert words in str(caught.value)
 
 
 def changed(**fields):

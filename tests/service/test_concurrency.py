@@ -5,8 +5,12 @@ import threading
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 import losswire
+
+# Random label rows are what is wanted here.
+pytestmark = pytest.mark.filterwarnings("ignore:labels. some rows of distributions:UserWarning")
 
 CLIENTS = 64
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]

