@@ -117,6 +117,9 @@ def from_rpc(error: grpc.RpcError, target: str, timeout: float) -> LosswireError
         return InvalidInput(
             f"request: larger than {target} accepts in one message: {details}", code
         )
+    if code is grpc.StatusCode.CANCELLED and "Channel closed" not in details:
+        # Nobody here did it: the server went away while the call was on its way.
+        return ServerUnavailable(f"{target}: the call was cut off: {details}", code)
     kind = _BY_CODE.get(code, ServerError)
     if kind is InvalidInput:
         return InvalidInput(details, code)

@@ -1,14 +1,16 @@
-"""Admission: room for a request is taken before it queues and given back with its reply.
+"""Admission: a call is counted from its arrival, and its bytes from before it queues, to its end.
 
-In: the bytes a request will hold. Out: a way to give them back, or `Overloaded` at once. Used from
-the event loop alone.
+In: a call, and the bytes its request will hold. Out: a way to give them back once the reply has
+been taken; or `Overloaded` at once, or `Draining` when the server is about to stop. Used from the
+event loop alone.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
-from losswire_server.errors import InvalidRequest, Overloaded
+from losswire_server.errors import Draining, InvalidRequest, Overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,11 +20,15 @@ RETRY_DELAY_MS: Final = 50
 
 
 class Admission:
-    """Counts the bytes of requests in flight against `queue_bytes`."""
+    """Counts calls, and the bytes of their requests against `queue_bytes`."""
 
     def __init__(self, queue_bytes: int) -> None:
         self._limit = queue_bytes
         self._held_bytes = 0
+        self._calls = 0
+        self._is_draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def held_bytes(self) -> int:
@@ -53,3 +59,30 @@ class Admission:
             self._held_bytes -= nbytes
 
         return give_back
+
+    def enter(self) -> Callable[[], None]:
+        """Counts a call; calling what is returned says that it has ended.
+
+        Raises:
+            Draining: the server takes no new calls.
+        """
+        if self._is_draining:
+            raise Draining("the server is draining and takes no new calls; use another one")
+        self._calls += 1
+        self._idle.clear()
+
+        def leave() -> None:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+        return leave
+
+    async def drain(self, seconds: float) -> bool:
+        """Takes no new calls and waits for those that are there; False where time ran out."""
+        self._is_draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True

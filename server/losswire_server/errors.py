@@ -9,6 +9,7 @@ RequestFailed
 ├── InvalidRequest
 ├── Unsupported
 ├── Overloaded
+├── Draining
 └── Expired
 StartupError        not about a request: the server cannot start as configured
 """
@@ -50,6 +51,12 @@ class Overloaded(RequestFailed):
     def __init__(self, message: str, retry_delay_ms: int) -> None:
         super().__init__(message)
         self.retry_delay_ms = retry_delay_ms
+
+
+class Draining(RequestFailed):
+    """The server is about to stop and takes no new calls."""
+
+    status = grpc.StatusCode.UNAVAILABLE
 
 
 class Expired(RequestFailed):

@@ -73,11 +73,12 @@ async def serve(
     await stop.wait()
     log.info("draining", seconds=settings.drain_seconds, held_bytes=admission.held_bytes)
     await _set_health(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
-    # gRPC refuses new calls with UNAVAILABLE and waits for those it has, half-sent ones included.
-    await server.stop(settings.drain_seconds)
+    # Not by gRPC's own grace: it ends calls that arrive just then with CANCELLED.
+    is_drained = await admission.drain(settings.drain_seconds)
+    await server.stop(grace=None)
     await batcher.close()
     engine.close()
-    log.info("stopped", held_bytes=admission.held_bytes)
+    log.info("stopped", drained=is_drained)
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:

@@ -72,10 +72,7 @@ class LossService:
         request = validation.parse_compute(payload)
         remaining = context.time_remaining()
         deadline = None if remaining is None else asyncio.get_running_loop().time() + remaining
-        give_back = self.admission.take(request.nbytes)
-        # Not when the handler returns: until the client has taken the reply, its bytes are here.
-        done: Any = lambda _context: give_back()  # noqa: E731 -- typed wrongly in gRPC's stubs
-        context.add_done_callback(done)
+        _at_end(context, self.admission.take(request.nbytes))
         return replies.encode_compute(await self.batcher.submit(request, deadline))
 
     async def _server_info(self, _payload: bytes, _context: Context) -> bytes:
@@ -86,6 +83,7 @@ class LossService:
 
         async def guarded(payload: bytes, context: Context) -> bytes:
             try:
+                _at_end(context, self.admission.enter())
                 return await handler(payload, context)
             except RequestFailed as error:
                 await _abort(context, error)
@@ -101,6 +99,16 @@ class LossService:
             yield b""  # never reached; makes this the async generator that gRPC expects
 
         return refuse
+
+
+def _at_end(context: Context, action: Callable[[], None]) -> None:
+    """Acts when the call is over.
+
+    That is later than the handler's return: until the client has taken the reply, its bytes are
+    here, and a server that stops would cut it off.
+    """
+    done: Any = lambda _context: action()  # noqa: E731 -- typed wrongly in gRPC's stubs
+    context.add_done_callback(done)
 
 
 def _unserved(rpc: str) -> Unary:

@@ -167,7 +167,7 @@ def test_sigterm_drains():
     results = [each for each in outcomes if not isinstance(each, Exception)]
     assert results
     assert all(np.array_equal(each.loss, results[0].loss) for each in results)
-    assert any('"stopped"' in line for line in rest)
+    assert any('"drained": true' in line for line in rest)
 
 
 class SlowReader:
@@ -192,13 +192,14 @@ class SlowReader:
 
     def _forward(self, source, sink, pause_after=None):
         forwarded = 0
-        while chunk := source.recv(1 << 16):
-            sink.sendall(chunk)
-            forwarded += len(chunk)
-            if pause_after is not None and forwarded >= pause_after:
-                self.paused.set()
-                assert self.resume.wait(60)
-        with contextlib.suppress(OSError):  # the other side may be gone altogether
+        # Either side may be gone before the last window update reaches it.
+        with contextlib.suppress(OSError):
+            while chunk := source.recv(1 << 16):
+                sink.sendall(chunk)
+                forwarded += len(chunk)
+                if pause_after is not None and forwarded >= pause_after:
+                    self.paused.set()
+                    assert self.resume.wait(60)
             sink.shutdown(socket.SHUT_WR)
 
     def close(self):
@@ -236,7 +237,7 @@ def test_sigterm_waits_for_replies_on_their_way():
     shifted = logits.astype(np.float64)
     expected = np.log(np.exp(shifted).sum(axis=1)) - shifted[:, 0]
     np.testing.assert_allclose(results[0].loss, expected, rtol=1e-6)
-    assert any('"stopped"' in line for line in rest)
+    assert any('"drained": true' in line for line in rest)
 
 
 def test_settings_are_logged_at_start():
