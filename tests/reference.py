@@ -22,7 +22,7 @@ def by_row(array, axis):
 
 def back(rows, shape, axis):
     """`[rows, classes]` in the shape `[..., classes, ...]`."""
-    moved = shape[:axis] + shape[axis + 1 :] + (shape[axis],) if axis >= 0 else None
+    moved = shape[:axis] + shape[axis + 1 :] + (shape[axis],)
     return np.moveaxis(rows.reshape(moved), -1, axis)
 
 

@@ -1,6 +1,5 @@
 """The NumPy engine against hand-computed literals, finite differences, long double, and itself."""
 
-import itertools
 import threading
 
 import numpy as np
@@ -408,9 +407,7 @@ def test_batching_changes_no_bit(engine, dtype, kind):
     requests = mixed_batch(dtype, kind, random)
     assert len({request.batch_key for request in requests}) == 1
     alone = [bits(engine.compute([request])[0]) for request in requests]
-    for order in itertools.islice(
-        itertools.permutations(range(len(requests))), 0, 10**8, 19_000_003
-    ):
+    for order in (random.permutation(len(requests)) for _ in range(6)):
         together = engine.compute([requests[i] for i in order])
         assert [bits(result) for result in together] == [alone[i] for i in order]
 
