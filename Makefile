@@ -43,8 +43,8 @@ gpu-test: $(READY)  ## what needs a GPU; skips, visibly, where there is none
 gpu-bench: $(READY)
 	@echo "gpu-bench: this version has no GPU kernels to measure" >&2; exit 1
 
-test-frameworks: $(READY)  ## compares the losses with PyTorch's
-	$(BIN)/pip install --quiet 'torch==2.13.0'
+test-frameworks: $(READY)  ## side by side with PyTorch, optax, TensorFlow and Keras
+	$(BIN)/pip install --quiet 'torch==2.13.0' jax optax tensorflow-cpu keras
 	$(BIN)/python -m pytest tests/frameworks -rs
 
 image:  ## the container image losswire:cpu

@@ -1,7 +1,8 @@
 """The engine and the service beside their ceiling, a copy of the same bytes.
 
-Each row is checked against long double first, then measured in turns with its neighbours in one
-run; figures are medians. `--tiles` tries other tile sizes instead, `--json FILE` keeps the numbers.
+Figures are medians, measured in turns in one run; the plain loss is checked against long double
+first. Then each loss and each option at 8192 x 1000, beside the plain loss. `--tiles` tries other
+tile sizes instead, `--json FILE` keeps the numbers.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 import losswire
+from losswire_proto import losses
 from losswire_proto.losses import LossCall
 from losswire_server import LocalServer
 from losswire_server.engine import tiles
@@ -29,6 +31,8 @@ from losswire_server.requests import LossRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from losswire_proto.options import Reading
 
 SHAPES = ((64, 1_000), (8_192, 1_000), (65_536, 10), (512, 32_000), (64, 128_256))
 
@@ -40,8 +44,8 @@ def main() -> None:
     parser.add_argument("--tiles", action="store_true", help="compare tile sizes")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
-    measure = tile_sizes if arguments.tiles else ceilings
-    rows = measure(arguments.rounds)
+    measures = [tile_sizes] if arguments.tiles else [ceilings, each_loss]
+    tables = {measure.__name__: measure(arguments.rounds) for measure in measures}
     about = {
         "numpy": np.__version__,
         "losswire": losswire.__version__,
@@ -49,9 +53,10 @@ def main() -> None:
         "machine": platform.machine(),
         "command": "python benchmarks/engine.py " + " ".join(sys.argv[1:]),
     }
-    _print(rows)
+    for rows in tables.values():
+        _print(rows)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps({"about": about, **tables}, indent=2) + "\n")
 
 
 def ceilings(rounds: int) -> list[dict[str, object]]:
@@ -82,6 +87,46 @@ def ceilings(rounds: int) -> list[dict[str, object]]:
             )
     engine.close()
     return rows
+
+
+def each_loss(rounds: int) -> list[dict[str, object]]:
+    """Every loss, and every option of softmax cross-entropy, in ms and beside the plain loss."""
+    logits, ids = _problem((8_192, 1_000))
+    soft = np.random.default_rng(1).random(logits.shape, dtype=np.float32)
+    soft /= soft.sum(axis=1, keepdims=True)
+    weights = np.ones(1_000, np.float32)
+    plain = losses.SoftmaxCrossEntropy
+    cases: dict[str, tuple[losses.Loss, np.ndarray | None, Reading, dict[str, np.ndarray]]] = {
+        "softmax_cross_entropy, ids": (plain(), ids, "ids", {}),
+        "… class_weight": (plain(), ids, "ids", {"class_weight": weights}),
+        "… label_smoothing": (plain(label_smoothing=0.1), ids, "ids", {}),
+        "… z_loss": (plain(z_loss=1e-4), ids, "ids", {}),
+        "… softcap": (plain(softcap=30.0), ids, "ids", {}),
+        "… temperature": (plain(temperature=2.0), ids, "ids", {}),
+        "… entropy": (plain(extras=("entropy",)), ids, "ids", {}),
+        "softmax_cross_entropy, distributions": (plain(), soft, "distribution", {}),
+        "sigmoid_cross_entropy": (losses.SigmoidCrossEntropy(), soft, "elements", {}),
+        "categorical_cross_entropy": (losses.CategoricalCrossEntropy(), ids, "ids", {}),
+        "binary_cross_entropy": (losses.BinaryCrossEntropy(), soft, "elements", {}),
+        "kl_divergence": (losses.KlDivergence(), soft, "distribution", {}),
+        "focal, ids": (losses.Focal(), ids, "ids", {}),
+        "focal, sigmoid": (losses.Focal(form="sigmoid"), soft, "elements", {}),
+        "softmax": (losses.Softmax(), None, "none", {}),
+        "log_softmax": (losses.LogSoftmax(), None, "none", {}),
+    }
+    engine = NumpyEngine()
+    calls = []
+    for loss, labels, reading, tensors in cases.values():
+        inputs = soft if loss.input_name == "probabilities" else logits
+        call = LossCall(loss, grad_logits=reading != "none")
+        request = LossRequest(call, inputs, 1, labels, reading, **tensors)
+        calls.append(lambda r=request: engine.compute([r]))
+    medians = _medians_ms(rounds, *calls)
+    engine.close()
+    return [
+        {"loss at 8192x1000": name, "ms": ms, "beside the first": ms / medians[0]}
+        for name, ms in zip(cases, medians, strict=True)
+    ]
 
 
 def tile_sizes(rounds: int) -> list[dict[str, object]]:
