@@ -10,7 +10,7 @@ import asyncio
 import json
 import sys
 
-from losswire_server import logs, runtime
+from losswire_server import logs, memory, runtime
 from losswire_server.config import ServerSettings, load_settings
 from losswire_server.errors import StartupError
 
@@ -36,6 +36,7 @@ def _main() -> None:
     try:
         settings = load_settings(**json.loads(sys.argv[1]))
         logs.configure(settings)
+        memory.keep_freed_memory()
         asyncio.run(_serve_while_stdin_is_open(settings))
     except StartupError as error:
         _answer(error=str(error))

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from losswire_server import logs, runtime
+from losswire_server import logs, memory, runtime
 from losswire_server.config import ServerSettings, load_settings
 from losswire_server.errors import StartupError
 
@@ -27,6 +27,7 @@ def serve(context: typer.Context) -> None:
     try:
         settings = load_settings(context.args)
         logs.configure(settings)
+        memory.keep_freed_memory()
         asyncio.run(_serve(settings))
     except StartupError as error:
         sys.stderr.write(f"losswire serve: {error}\n")

@@ -1,0 +1,24 @@
+"""The allocator of the server's process: told once, at start, to keep what it has.
+
+A buffer of megabytes is otherwise mapped afresh and given back for each request, and every page of
+it costs a page fault at its first touch, more than copying it does. Kept memory is bounded by
+what was in use at once, which admission bounds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Final
+
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_MAX: Final = -4
+_LARGEST_INT: Final = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Has malloc serve large buffers from its heap and not shrink it; False without glibc."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
