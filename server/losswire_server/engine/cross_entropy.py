@@ -39,11 +39,13 @@ def softmax_cross_entropy(operands: Operands) -> RowResults:
     loss = operands.loss if isinstance(operands.loss, SoftmaxCrossEntropy) else _PLAIN
     z = _capped(operands, loss)
     exp = operands.buffer() if operands.dense is None else operands.dense
-    is_shifted_needed = operands.ids is None or loss.label_smoothing or "entropy" in loss.extras
-    tile = softmax_tile(z, operands.buffer() if is_shifted_needed else exp, exp)
+    is_shifted_kept = operands.ids is None or "entropy" in loss.extras
+    spread = _Spread(operands)
+    look = spread.look if operands.ids is not None and loss.label_smoothing else None
+    tile = softmax_tile(z, operands.buffer() if is_shifted_kept else exp, exp, look)
     extras = _extras(tile, loss, operands)
     if operands.ids is not None:
-        losses = _with_ids(tile, z, operands.ids, loss, operands)
+        losses = _with_ids(tile, z, operands.ids, loss, operands, spread)
     else:
         losses = _with_distributions(tile, loss, operands)
     if loss.z_loss:
@@ -71,7 +73,7 @@ def _chain_softcap(logits: Array, softcap: float, grad: Array, buffer: Array) ->
     """Multiplies by the derivative of softcap, 1 / cosh^2, which keeps its digits near 0."""
     np.divide(logits, softcap, out=buffer)
     np.cosh(buffer, out=buffer)
-    np.divide(grad, buffer, out=grad)
+    np.multiply(buffer, buffer, out=buffer)
     np.divide(grad, buffer, out=grad)
 
 
@@ -87,21 +89,42 @@ def _extras(tile: SoftmaxTile, loss: SoftmaxCrossEntropy, operands: Operands) ->
     return extras
 
 
+class _Spread:
+    """The share of smoothed ids that goes to all classes alike: w, Σ w, and Σ w * (z - z_j)."""
+
+    def __init__(self, operands: Operands) -> None:
+        self._operands = operands
+        weights, classes = operands.class_weight, operands.logits.shape[1]
+        ones = np.ones((1, 1), operands.logits.dtype)
+        self.weights: Array = ones if weights is None else weights[None, :]
+        self.total = float(classes) if weights is None else float(weights.sum(dtype=np.float64))
+        self.dot: Float64s | float = 0.0
+
+    def look(self, shifted: Array) -> None:
+        """Takes the sum while z - z_j is there."""
+        if self._operands.class_weight is None:
+            self.dot = np.add.reduce(shifted, axis=1).astype(np.float64)
+        else:
+            self.dot = weighted_sum(self.weights, shifted, self._operands.buffer())
+
+
 def _with_ids(
-    tile: SoftmaxTile, z: Array, ids: Int64s, loss: SoftmaxCrossEntropy, operands: Operands
+    tile: SoftmaxTile,
+    z: Array,
+    ids: Int64s,
+    loss: SoftmaxCrossEntropy,
+    operands: Operands,
+    spread: _Spread,
 ) -> Float64s:
-    classes = z.shape[1]
+    classes, total_weight = z.shape[1], spread.total
     weights = operands.class_weight
     weight = 1.0 if weights is None else weights[ids].astype(np.float64)
-    total_weight = float(classes) if weights is None else float(weights.sum(dtype=np.float64))
     hard, soft = (1.0 - loss.label_smoothing) * weight, loss.label_smoothing / classes
     log_total = tile.log_total
     losses: Float64s
     losses = hard * (log_total + (tile.top - z[tile.rows, ids].astype(np.float64)))
     if soft:
-        spread = np.ones((1, 1), z.dtype) if weights is None else weights[None, :]
-        dot = weighted_sum(spread, tile.shifted, operands.buffer())
-        losses += soft * (total_weight * log_total - dot)
+        losses += soft * (total_weight * log_total - spread.dot)
     grad = operands.dense
     if grad is None:
         return losses
@@ -117,7 +140,7 @@ def _with_ids(
         at_true = at_true + probability * (soft * total_weight + by_lse) - soft * weight
     tile.write_probabilities(scale * (hard + soft * total_weight + by_lse), grad)
     if soft:
-        subtract_rows(grad, scale * soft, spread)
+        subtract_rows(grad, scale * soft, spread.weights)
     grad[tile.rows, ids] = scale * at_true
     return losses
 

@@ -24,6 +24,8 @@ import numpy as np
 from losswire_server.engine.operands import RowResults
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from losswire_proto.dtypes import Array
     from losswire_server.engine.operands import Operands
     from losswire_server.engine.weighting import Float64s, Int64s
@@ -76,12 +78,19 @@ class SoftmaxTile:
         out[self.rows, self.peak] = scale * at_peak
 
 
-def softmax_tile(logits: Array, shifted: Array, exp: Array) -> SoftmaxTile:
-    """Computes z - z_j into `shifted` and its exponentials into `exp`, which may be one array."""
+def softmax_tile(
+    logits: Array, shifted: Array, exp: Array, look: Callable[[Array], None] | None = None
+) -> SoftmaxTile:
+    """Computes z - z_j into `shifted` and its exponentials into `exp`, which may be one array.
+
+    `look` is shown z - z_j before the exponentials may take its place.
+    """
     rows = np.arange(logits.shape[0])
     peak = logits.argmax(axis=1)
     top = logits[rows, peak]
     np.subtract(logits, top[:, None], out=shifted)
+    if look is not None:
+        look(shifted)
     np.exp(shifted, out=exp)
     exp[rows, peak] = 0
     tail = np.add.reduce(exp, axis=1).astype(np.float64)
