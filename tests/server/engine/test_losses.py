@@ -365,16 +365,28 @@ def all_losses():
     ]
 
 
+def bits(result):
+    arrays = (result.per_example, result.grad_logits, result.output, *result.extras.values())
+    return [None if a is None else a.tobytes() for a in arrays]
+
+
+def joined(results):
+    """The bits of several results, end to end."""
+    parts = zip(*map(bits, results), strict=True)
+    return [None if part[0] is None else b"".join(part) for part in parts]
+
+
 @pytest.mark.parametrize("case", all_losses(), ids=lambda case: f"{case[0].name}-{case[2]}")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_no_batch_or_split_changes_a_bit(engine, case, dtype):
-    """Rows alone, in parts, and batched with others have the bits they have together.
+@settings(max_examples=15, deadline=None)
+@given(cuts=st.sets(st.integers(1, 63)), order=st.randoms(use_true_random=False))
+def test_no_batch_or_split_changes_a_bit(engine, case, dtype, cuts, order):
+    """However rows are split and whatever they are batched with, their results keep their bits.
 
     Some rows hold NaN, +inf and -inf, whose results have the same bits too.
     """
     loss, labels, reading, tensors = case
-    random = np.random.default_rng(5)
-    logits = (random.random((64, 5)) * 6).astype(dtype)
+    logits = (np.random.default_rng(5).random((64, 5)) * 6).astype(dtype)
     logits[3], logits[10, 2], logits[20, 1], logits[30] = -np.inf, np.nan, np.inf, 0
     logits[40, 2:4] = -np.inf
 
@@ -387,26 +399,83 @@ def test_no_batch_or_split_changes_a_bit(engine, case, dtype):
         call = LossCall(loss, grad_logits=reading != "none")
         return LossRequest(call, logits[rows], 1, part, reading, **given)
 
-    def bits(result):
-        arrays = (result.per_example, result.grad_logits, result.output, *result.extras.values())
-        return [None if a is None else a.tobytes() for a in arrays]
-
     whole = bits(engine.compute([request(slice(None))])[0])
-    for cuts in ([0, 64], [0, 1, 2, 3, 4, 11, 40, 41, 64], list(range(65))):
-        parts = [request(slice(a, b)) for a, b in itertools.pairwise(cuts)]
-        order = random.permutation(len(parts))
-        for results in (
-            [engine.compute([part])[0] for part in parts],
-            [
-                result
-                for _, result in sorted(
-                    zip(order, engine.compute([parts[i] for i in order]), strict=True),
-                    key=lambda pair: pair[0],
-                )
-            ],
-        ):
-            joined = [
-                None if part[0] is None else b"".join(part)
-                for part in zip(*map(bits, results), strict=True)
-            ]
-            assert joined == whole
+    edges = [0, *sorted(cuts), 64]
+    parts = [request(slice(a, b)) for a, b in itertools.pairwise(edges)]
+    assert joined([engine.compute([part])[0] for part in parts]) == whole
+    places = list(range(len(parts)))
+    order.shuffle(places)
+    batched = dict(zip(places, engine.compute([parts[i] for i in places]), strict=True))
+    assert joined([batched[i] for i in range(len(parts))]) == whole
+
+
+def test_confident_predictions_in_bfloat16(engine):
+    """p = 0.999…: the loss and the gradient of the true class keep their digits, and their sign."""
+    logits = np.zeros((6, 3), DTYPES[1])
+    logits[:, 1] = [7, 8, 10, 16, 30, 80]
+    labels = np.full(6, 1)
+    result = compute(engine, losses.SoftmaxCrossEntropy(), logits, labels, "ids")
+    tail = 2 * np.exp(-logits[:, 1].astype(np.float64))
+    np.testing.assert_allclose(result.per_example, np.log1p(tail), rtol=1e-6)
+    gradient = result.grad_logits[:, 1].astype(np.float64)
+    np.testing.assert_allclose(gradient, -tail / (1 + tail), rtol=2.0**-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_common_offsets_of_ten_thousand(engine, dtype):
+    """1e4 added to all logits of a row: the loss is that of the logits as they then are."""
+    logits = (np.random.default_rng(6).normal(size=(20, 5)) + 1e4).astype(dtype)
+    ids = np.arange(20) % 5
+    wide = logits.astype(np.longdouble)
+    wide -= wide.max(axis=1, keepdims=True)
+    expected = np.log(np.exp(wide).sum(axis=1)) - wide[np.arange(20), ids]
+    result = compute(engine, losses.SoftmaxCrossEntropy(), logits, ids, "ids")
+    tolerance = {"float32": 1e-6, "float64": 1e-13}[dtype]
+    np.testing.assert_allclose(result.per_example, expected.astype(float), rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_300_000_classes(engine, dtype):
+    """A vocabulary of 300,000, ids beyond 2^16 and 2^18, by sums in long double."""
+    logits = np.random.default_rng(7).normal(size=(3, 300_000)).astype(dtype)
+    ids = np.array([299_999, 70_000, 0])
+    wide = logits.astype(np.float64).astype(np.longdouble)
+    total = np.exp(wide).sum(axis=1)
+    picked = wide[np.arange(3), ids]
+    result = compute(engine, losses.SoftmaxCrossEntropy(), logits, ids, "ids")
+    tolerance = 1e-13 if dtype == np.float64 else 2.0**-22
+    expected = (np.log(total) - picked).astype(float)
+    np.testing.assert_allclose(result.per_example, expected, rtol=tolerance)
+    at_true = result.grad_logits[np.arange(3), ids].astype(np.float64)
+    np.testing.assert_allclose(at_true, (np.exp(picked) / total - 1).astype(float), rtol=2.0**-8)
+
+
+@pytest.mark.parametrize("rank", range(1, 10))
+def test_every_axis_of_every_rank(engine, rank):
+    """Rank 1 to 9, each axis: the same rows by way of NumPy's own moveaxis."""
+    random = np.random.default_rng(rank)
+    shape = tuple(random.integers(2, 4, rank))
+    logits = random.normal(size=shape).astype(np.float32)
+    for axis in range(rank):
+        examples = shape[:axis] + shape[axis + 1 :]
+        ids = random.integers(0, shape[axis], examples)
+        call = LossCall(axis=axis - rank, grad_logits=True)
+        result = engine.compute([LossRequest(call, logits, axis, ids, "ids")])[0]
+        rows = np.ascontiguousarray(np.moveaxis(logits, axis, -1)).reshape(-1, shape[axis])
+        plain = losses.SoftmaxCrossEntropy()
+        flat = compute(engine, plain, rows, ids.reshape(-1), "ids")
+        assert result.per_example.shape == examples
+        assert np.array_equal(result.per_example.reshape(-1), flat.per_example)
+        moved = np.moveaxis(result.grad_logits, axis, -1).reshape(rows.shape)
+        assert np.array_equal(moved, flat.grad_logits)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
+def test_ids_of_every_integer_dtype(engine, dtype):
+    """Ids mean the same in any integer dtype."""
+    logits = np.random.default_rng(8).normal(size=(4, 100))
+    ids = np.array([0, 99, 50, 7])
+    plain = losses.SoftmaxCrossEntropy()
+    expected = compute(engine, plain, logits, ids, "ids").per_example
+    got = compute(engine, plain, logits, ids.astype(dtype), "ids").per_example
+    assert np.array_equal(got, expected)
