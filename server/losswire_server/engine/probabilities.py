@@ -46,13 +46,16 @@ def categorical_cross_entropy(operands: Operands) -> RowResults:
     if operands.dense is not None:
         # -d l / d n, then through n = x / Σx: (Σ dn * n - dn) / Σx
         grad = np.divide(q, n, out=operands.dense)
-        np.copyto(grad, 0, where=(q == 0) | outside if is_clipped_last else q == 0)
+        if not loss.epsilon:
+            _put(grad, 0, q == 0)  # 0 / 0
+        if is_clipped_last:
+            _put(grad, 0, outside)
         mean = np.add.reduce(np.multiply(grad, n, out=logs), axis=1)
         np.subtract(mean[:, None], grad, out=grad)
         grad /= total
         grad *= operands.scale.astype(grad.dtype)[:, None]
         if not is_clipped_last:
-            np.copyto(grad, 0, where=outside)
+            _put(grad, 0, outside)
     return RowResults(losses)
 
 
@@ -62,8 +65,14 @@ def _log_clipped(p: Array, epsilon: float, out: Array) -> None:
     In float32 the nearest number to 1 - 1e-7 is 1 - 1.2e-7, a fifth off in the logarithm.
     """
     np.log(p, out=out)
-    np.copyto(out, np.log(epsilon) if epsilon else -np.inf, where=p < epsilon)
-    np.copyto(out, np.log1p(-epsilon), where=p > 1.0 - epsilon)
+    _put(out, np.log(epsilon) if epsilon else -np.inf, p < epsilon)
+    _put(out, np.log1p(-epsilon), p > 1.0 - epsilon)
+
+
+def _put(out: Array, value: float, mask: Array) -> None:
+    """Writes `value` where the mask is set; most masks are not, and looking is cheap."""
+    if mask.any():
+        np.copyto(out, value, where=mask)
 
 
 def _distribution(operands: Operands, smoothing: float) -> Array:
@@ -90,23 +99,28 @@ def binary_cross_entropy(operands: Operands) -> RowResults:
         y = smooth(y, smoothing, operands.buffer())
         not_y = smooth(not_y, smoothing, not_y)
     low, high = p < epsilon, p > 1.0 - epsilon
-    # 0 * log(0) is 0, for an epsilon of 0
     positive, negative = operands.buffer(), operands.buffer()
     _log_clipped(p, epsilon, positive)
     np.multiply(y, positive, out=positive)
-    np.copyto(positive, 0, where=y == 0)
     np.log1p(np.negative(p, out=negative), out=negative)
-    np.copyto(negative, np.log1p(-epsilon), where=low)
-    np.copyto(negative, np.log(epsilon) if epsilon else -np.inf, where=high)
+    _put(negative, np.log1p(-epsilon), low)
+    _put(negative, np.log(epsilon) if epsilon else -np.inf, high)
     np.multiply(not_y, negative, out=negative)
-    np.copyto(negative, 0, where=not_y == 0)
+    _absent(positive, y, epsilon)
+    _absent(negative, not_y, epsilon)
     losses = -(positive + negative).reshape(-1).astype(np.float64)
     if operands.dense is not None:
         up = np.divide(not_y, 1 - p, out=negative)
-        np.copyto(up, 0, where=not_y == 0)
         down = np.divide(y, p, out=positive)
-        np.copyto(down, 0, where=y == 0)
+        _absent(up, not_y, epsilon)
+        _absent(down, y, epsilon)
         grad = np.subtract(up, down, out=operands.dense)
         grad *= operands.scale.astype(grad.dtype)[:, None]
-        np.copyto(grad, 0, where=low | high)
+        _put(grad, 0, low | high)
     return RowResults(losses)
+
+
+def _absent(terms: Array, labels: Array, epsilon: float) -> None:
+    """Terms of a label 0 are 0, also those of log(0), which only an epsilon of 0 lets through."""
+    if not epsilon:
+        _put(terms, 0, labels == 0)

@@ -479,3 +479,15 @@ def test_ids_of_every_integer_dtype(engine, dtype):
     expected = compute(engine, plain, logits, ids, "ids").per_example
     got = compute(engine, plain, logits, ids.astype(dtype), "ids").per_example
     assert np.array_equal(got, expected)
+
+
+def test_probabilities_without_clipping(engine):
+    """With an epsilon of 0 a certain, right answer costs 0 and a certain, wrong one infinity."""
+    loss, p = losses.BinaryCrossEntropy(epsilon=0.0), np.float32([0, 1, 0, 1])
+    result = compute(engine, loss, p, np.float32([0, 1, 1, 0]), "elements")
+    assert result.per_example.tolist() == [0, 0, np.inf, np.inf]
+    assert result.grad_logits[:2].tolist() == [1, -1]
+    loss, p = losses.CategoricalCrossEntropy(epsilon=0.0), np.float32([[0, 1], [0, 1]])
+    result = compute(engine, loss, p, np.array([1, 0]), "ids")
+    assert result.per_example.tolist() == [0, np.inf]
+    assert result.grad_logits[0].tolist() == [1, 0]
