@@ -129,7 +129,7 @@ def _with_ids(
     if grad is None:
         return losses
     by_lse = 2.0 * loss.z_loss * (tile.top + log_total) if loss.z_loss else 0.0
-    scale = operands.scale / loss.temperature
+    scale = operands.scale if loss.temperature == 1.0 else operands.scale / loss.temperature
     is_peak = ids == tile.peak
     true_exp = np.where(is_peak, 1.0, tile.exp[tile.rows, ids]).astype(np.float64)
     # p_y - 1, without the cancellation where p_y is near 1

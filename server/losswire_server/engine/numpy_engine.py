@@ -162,30 +162,35 @@ def _compute_tile(tile: Tile, scratch: Scratch) -> None:
         buffer=buffer,
     )
     results = KERNELS[request.call.loss.name](operands)
+    is_nan_anywhere = _store_rows(tile, results)
     for gradient in (operands.dense, operands.grad_labels):
         if gradient is not None and results.loss is not None:
-            # One NaN for all: those of arithmetic differ in sign from machine to machine.
-            gradient[np.isnan(results.loss) | np.isnan(operands.scale)] = np.nan
+            if is_nan_anywhere:
+                # One NaN for all: that of arithmetic differs in sign with the order of operands.
+                gradient[np.isnan(results.loss) | np.isnan(operands.scale)] = np.nan
             tiles.blank(tile, gradient, lambda weighting: weighting.no_grad)
-    _store_rows(tile, results)
     if operands.dense is not None:
         tiles.scatter(tile, denses, operands.dense, dense_buffer)
     if operands.grad_labels is not None:
         _store_label_gradients(tile, operands.grad_labels)
 
 
-def _store_rows(tile: Tile, results: RowResults) -> None:
-    """Weighs the losses and hands each piece its rows."""
+def _store_rows(tile: Tile, results: RowResults) -> bool:
+    """Weighs the losses and hands each piece its rows; whether any loss or scale is NaN."""
     for name, values in results.extras.items():
         for piece, part in zip(tile, tiles.split(tile, values), strict=True):
             piece.work.extras[name][piece.span] = part
     if results.loss is None:
-        return
+        return False
     losses = results.loss * tiles.joined(tile, lambda weighting: weighting.weight)
-    losses[np.isnan(losses)] = np.nan
+    # A sum shows any NaN; where it is one of its own, as of infinities, the masks are empty.
+    is_nan = bool(np.isnan(losses.sum()))
+    if is_nan:
+        losses[np.isnan(losses)] = np.nan
     tiles.blank(tile, losses, lambda weighting: weighting.no_loss)
     for piece, part in zip(tile, tiles.split(tile, losses), strict=True):
         piece.work.per_example[piece.span] = part
+    return is_nan or any(piece.work.weighting.is_scale_nan for piece in tile)
 
 
 def _labels(tile: Tile, buffer: Array) -> Array:

@@ -53,6 +53,7 @@ class Weighting:
         no_grad: the same for gradients: ignored rows, or all of a mean over nothing that is 0.
         divisor: of the mean; 1 for other reductions. One for each output of sequence_loss.
         is_empty_zero: the mean is over nothing, and that shall be 0.
+        is_scale_nan: it is over nothing, and all its gradients are NaN.
     """
 
     ids: Int64s | None
@@ -62,6 +63,7 @@ class Weighting:
     no_grad: Bools | None
     divisor: float | Float64s
     is_empty_zero: bool = False
+    is_scale_nan: bool = False
 
 
 def weigh(request: LossRequest) -> Weighting:
@@ -83,7 +85,9 @@ def weigh(request: LossRequest) -> Weighting:
     scale = _all(np.nan, request.rows) if divisor == 0.0 else _divided(weight, divisor)
     is_empty_zero = divisor == 0.0 and call.empty_mean == "zero"
     no_grad = np.ones(request.rows, np.bool_) if is_empty_zero else ignored
-    return Weighting(ids, weight, scale, ignored, no_grad, divisor, is_empty_zero)
+    return Weighting(
+        ids, weight, scale, ignored, no_grad, divisor, is_empty_zero, is_scale_nan=divisor == 0.0
+    )
 
 
 def reduce(request: LossRequest, weighting: Weighting, per_example: Array) -> Array | None:
