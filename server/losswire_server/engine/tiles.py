@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from losswire_server.engine.weighting import Float64s, Int64s, Weighting
     from losswire_server.requests import LossRequest
 
-TILE_ELEMENTS: Final = 1 << 18
-"""Elements of a tile: 1 MiB of float32. Smaller tiles stay in L2 but hand the interpreter's lock
-to and fro more often, which costs more: 8192 x 1000 takes 100 ms in tiles of 8k elements, 21 ms in
-64k, 9.8 in 256k, 8.8 in 512k (2 cores, 1 MiB of L2 each; `benchmarks/engine.py --tiles`)."""
+TILE_ELEMENTS: Final = 1 << 19
+"""Elements of a tile: 2 MiB of float32. Smaller tiles would stay in L2, but their many short calls
+hand the interpreter's lock to and fro, which costs more: 8192 x 1000 takes 148 ms in tiles of 8k
+elements, 25 ms in 64k, 10.1 in 256k, 7.9 in 512k; 512 x 32000 takes 15.4 in 512k and 21.5 in 256k,
+65536 x 10 takes 5.7 and 4.8 (2 cores, 1 MiB of L2 each; `benchmarks/engine.py --tiles`)."""
 
 
 @dataclass(frozen=True, slots=True)
