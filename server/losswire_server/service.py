@@ -1,7 +1,7 @@
 """The RPCs: where gRPC ends.
 
-In: the bytes of a message and a call. Out: the bytes of a reply, or a status. Each handler goes
-through `_Call`, the one place where exceptions become statuses; a fault of ours is logged with its
+In: the bytes of a message and a call. Out: the bytes of a reply, or a status. Each handler is
+guarded by the one place where exceptions become statuses; a fault of ours is logged with its
 traceback under an incident id, and the caller gets the id alone.
 """
 

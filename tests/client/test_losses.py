@@ -152,4 +152,5 @@ def test_no_warning_without_cause(client, logits, labels):
     """Sound labels of any shape, and logits that only begin like probabilities, are let be."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        client.softmax_cross_entropy(logits, labels)
+        result = client.softmax_cross_entropy(logits, labels)
+    assert np.isfinite(result.loss).all()

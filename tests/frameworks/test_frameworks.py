@@ -25,7 +25,7 @@ WEIGHTS = RANDOM.random(10).astype(np.float32) + 0.5
 PROBABILITIES = RANDOM.dirichlet(np.ones(10), 16).astype(np.float32)
 
 
-def close(actual, expected, size=1.0):
+def assert_agree(actual, expected, size=1.0):
     """Equal to float32 rounding: a few operations, each off by up to 2^-24 of `size`."""
     np.testing.assert_allclose(actual, np.asarray(expected), rtol=3e-6, atol=size * 2**-20)
 
@@ -81,8 +81,8 @@ def test_torch_cross_entropy(client, reduction, smoothing, weighted, kind):
         reduction=reduction,
         **options,
     )
-    close(result.loss, value, 16)
-    close(result.grad_logits, grad)
+    assert_agree(result.loss, value, 16)
+    assert_agree(result.grad_logits, grad)
 
 
 def test_torch_ignores_nan_differently(client):
@@ -91,7 +91,7 @@ def test_torch_ignores_nan_differently(client):
     logits[0], labels[0] = np.nan, -100
     _, grad = by_torch(lambda z: torch.nn.functional.cross_entropy(z, torch.tensor(labels)), logits)
     result = client.softmax_cross_entropy(logits, labels, ignore_index=-100, reduction="mean")
-    close(result.grad_logits[1:], grad[1:])
+    assert_agree(result.grad_logits[1:], grad[1:])
     assert (result.grad_logits[0] == 0).all()
 
 
@@ -106,13 +106,13 @@ def test_torch_binary(client, weighted):
         LOGITS,
     )
     result = client.sigmoid_cross_entropy(LOGITS, BINARY, pos_weight=weight, reduction="mean")
-    close(result.loss, value)
-    close(result.grad_logits, grad, 1 / 160)
+    assert_agree(result.loss, value)
+    assert_agree(result.grad_logits, grad, 1 / 160)
     value, grad = by_torch(
         lambda p: torch.nn.functional.binary_cross_entropy(p, torch.tensor(BINARY)), PROBABILITIES
     )
     result = client.binary_cross_entropy(PROBABILITIES, BINARY, reduction="mean")
-    close(result.loss, value)
+    assert_agree(result.loss, value)
     np.testing.assert_allclose(result.grad_logits, grad, rtol=1e-5)
 
 
@@ -125,8 +125,8 @@ def test_torch_kl(client):
         LOGITS,
     )
     result = client.kl_divergence(LOGITS, SOFT, reduction="mean", normalizer="size")
-    close(result.loss, value)
-    close(result.grad_logits, grad)
+    assert_agree(result.loss, value)
+    assert_agree(result.grad_logits, grad)
 
 
 def test_optax(client):
@@ -161,8 +161,8 @@ def test_optax(client):
     for function, method, labels, options in pairs:
         value, grad = by_jax(function, LOGITS)
         result = method(LOGITS, labels, **options)
-        close(result.loss, value, 4)
-        close(result.grad_logits, grad)
+        assert_agree(result.loss, value, 4)
+        assert_agree(result.grad_logits, grad)
 
 
 def test_optax_gives_nan_for_ids_out_of_range(client):
@@ -170,7 +170,7 @@ def test_optax_gives_nan_for_ids_out_of_range(client):
     labels = np.where(np.arange(16) == 3, 99, IDS)
     value = optax.softmax_cross_entropy_with_integer_labels(LOGITS, labels)
     result = client.softmax_cross_entropy(LOGITS, labels, out_of_range="nan")
-    close(result.loss, value, 4)
+    assert_agree(result.loss, value, 4)
     assert np.isnan(result.loss[3])
 
 
@@ -183,21 +183,21 @@ def test_tensorflow(client):
     result = client.softmax_cross_entropy(
         LOGITS, labels, label_gradient="tf", gradients=("logits", "labels")
     )
-    close(result.loss, value, 8)
-    close(result.grad_logits, to_logits)
-    close(result.grad_labels, to_labels, 8)
+    assert_agree(result.loss, value, 8)
+    assert_agree(result.grad_logits, to_logits)
+    assert_agree(result.grad_labels, to_labels, 8)
     value, grad = by_tensorflow(
         lambda z: tf.nn.sparse_softmax_cross_entropy_with_logits(IDS, z), LOGITS
     )
     result = client.softmax_cross_entropy(LOGITS, IDS)
-    close(result.loss, value, 8)
-    close(result.grad_logits, grad)
+    assert_agree(result.loss, value, 8)
+    assert_agree(result.grad_logits, grad)
     value, grad = by_tensorflow(
         lambda z: tf.nn.weighted_cross_entropy_with_logits(BINARY, z, 2.5), LOGITS
     )
     result = client.sigmoid_cross_entropy(LOGITS, BINARY, pos_weight=2.5)
-    close(result.loss, value, 8)
-    close(result.grad_logits, grad, 2.5)
+    assert_agree(result.loss, value, 8)
+    assert_agree(result.grad_logits, grad, 2.5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -226,4 +226,4 @@ def test_keras(client, smoothing):
         ),
     ]
     for value, ours in pairs:
-        close(ours, value, 8)
+        assert_agree(ours, value, 8)

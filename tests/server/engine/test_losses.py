@@ -113,7 +113,7 @@ def focal_case(random, _classes, _dtype):
 CASES = [softmax_case, softmax_case, categorical_case, kl_case, focal_case]
 
 
-def check(result, loss, slopes, inputs, *, floor, name):
+def assert_within(result, loss, slopes, inputs, *, floor, name):
     """Loss and gradient within their tolerances of the truth."""
     condition = float(mp.fsum(abs(s * z) for s, z in zip(slopes, inputs, strict=True)))
     error = abs(float(mp.mpf(float(result.per_example)) - loss))
@@ -170,7 +170,7 @@ def test_random_options_agree_with_50_digits(engine, number):
         floor = 1.0 + loss.gamma
     elif loss.name == "categorical_cross_entropy":
         floor = 1.0  # the logarithm of a quotient near 1
-    check(result, truth(z, y), slopes, z, floor=floor, name=dtype.name)
+    assert_within(result, truth(z, y), slopes, z, floor=floor, name=dtype.name)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
