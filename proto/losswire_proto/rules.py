@@ -117,6 +117,8 @@ def read_labels(
     loss = call.loss
     if loss.needs_sequences and len(logits.shape) != 3:
         raise InvalidField("logits.shape", "[batch, time, classes]", list(logits.shape))
+    if loss.needs_sequences and axis != 2:
+        raise InvalidField("axis", f"the last one with {loss.name}", call.axis)
     field, spec, examples = loss.labels_name, Spec.of(labels), example_shape(logits, axis)
     for reading in loss.allowed_readings:
         if _fits(reading, spec, logits.shape, examples):

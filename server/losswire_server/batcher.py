@@ -60,7 +60,7 @@ class BatchLimits:
 
 
 class _Group:
-    """Requests of one batch key, in order of arrival, at least one."""
+    """Requests of one batch key, in order of arrival, and what they add up to."""
 
     def __init__(self) -> None:
         self._queue: deque[_Waiting] = deque()

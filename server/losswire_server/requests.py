@@ -86,13 +86,14 @@ class LossRequest:
     @property
     def batch_key(self) -> BatchKey:
         """Requests with equal keys can be computed together."""
+        weight = self.class_weight
         return (
             self.call.loss,
             self.classes,
             self.logits.dtype.name,
             self.reading,
             self.is_broadcast,
-            None if self.class_weight is None else self.class_weight.tobytes(),
+            None if weight is None else (weight.dtype.name, weight.tobytes()),
             self.pos_weight is None,
             self.call.grad_logits,
             self.call.grad_labels,

@@ -256,7 +256,12 @@ ELSEWHERE.logits.region.CopyFrom(REGION)
 PLACED = message()
 PLACED.destinations.grad_logits.CopyFrom(REGION)
 
+SEQUENCES = message(logits=np.zeros((2, 3, 4), np.float32), labels=np.zeros((3, 4), np.int32))
+SEQUENCES.options.sequence_loss.SetInParent()
+SEQUENCES.options.axis = 0
+
 SERVER_ONLY = {
+    "sequences along another axis": (SEQUENCES, "axis: expected the last one with sequence_loss"),
     "byte length": (changed(data=bytes(23)), "logits.data: expected 24 bytes for float32 [2, 3]"),
     "negative dimension": (reshaped([-2, -3]), "logits.shape: expected dimensions >= 0"),
     "overflow of 64 bits": (reshaped([2**32, 2**32, 3]), "below 2^58"),

@@ -38,7 +38,7 @@ def softmax_cross_entropy(operands: Operands) -> RowResults:
     """Loss, gradients and extras of a tile; also of sequence_loss, which has no options here."""
     loss = operands.loss if isinstance(operands.loss, SoftmaxCrossEntropy) else _PLAIN
     z = _capped(operands, loss)
-    exp = operands.buffer() if operands.dense is None else operands.dense
+    exp = operands.scratch()
     is_shifted_kept = operands.ids is None or "entropy" in loss.extras
     spread = _Spread(operands)
     look = spread.look if operands.ids is not None and loss.label_smoothing else None

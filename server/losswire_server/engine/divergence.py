@@ -31,7 +31,7 @@ def kl_divergence(operands: Operands) -> RowResults:
     z, target, temperature = operands.logits, operands.labels, loss.temperature
     if temperature != 1.0:
         z = np.divide(z, temperature, out=operands.buffer())
-    exp = operands.buffer() if operands.dense is None else operands.dense
+    exp = operands.scratch()
     tile = softmax_tile(z, operands.buffer(), exp)
     y, log_y = _target(target, loss, operands)
     mass = np.add.reduce(y, axis=1).astype(np.float64)
@@ -67,7 +67,7 @@ def focal(operands: Operands) -> RowResults:
     if loss.form == "sigmoid":
         return sigmoid.focal(operands)
     z, alpha = operands.logits, 1.0 if loss.alpha is None else loss.alpha
-    exp = operands.buffer() if operands.dense is None else operands.dense
+    exp = operands.scratch()
     shifted = operands.buffer()
     tile = softmax_tile(z, shifted, exp)
     if operands.ids is not None:

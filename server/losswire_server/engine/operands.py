@@ -47,6 +47,10 @@ class Operands:
     grad_labels: Array | None
     buffer: Callable[[], Array]
 
+    def scratch(self) -> Array:
+        """`dense` while it is free to hold other things, or a buffer where it was not asked for."""
+        return self.buffer() if self.dense is None else self.dense
+
 
 @dataclass(frozen=True, slots=True)
 class RowResults:

@@ -127,7 +127,7 @@ def subtract_rows(out: Array, scale: Float64s, values: Array) -> None:
 
 def softmax(operands: Operands) -> RowResults:
     """Softmax itself."""
-    exp = _dense(operands)
+    exp = operands.scratch()
     tile = softmax_tile(operands.logits, exp, exp)
     tile.write_probabilities(operands.scale, exp)
     exp[np.isnan(tile.tail)] = np.nan
@@ -136,12 +136,8 @@ def softmax(operands: Operands) -> RowResults:
 
 def log_softmax(operands: Operands) -> RowResults:
     """Its logarithm, z - lse, never by way of p."""
-    out = _dense(operands)
+    out = operands.scratch()
     tile = softmax_tile(operands.logits, out, operands.buffer())
     np.subtract(out, tile.log_total.astype(out.dtype)[:, None], out=out)
     out[np.isnan(tile.tail)] = np.nan
     return RowResults(None)
-
-
-def _dense(operands: Operands) -> Array:
-    return operands.buffer() if operands.dense is None else operands.dense

@@ -491,3 +491,15 @@ def test_probabilities_without_clipping(engine):
     result = compute(engine, loss, p, np.array([1, 0]), "ids")
     assert result.per_example.tolist() == [0, np.inf]
     assert result.grad_logits[0].tolist() == [1, 0]
+
+
+def test_class_weights_of_equal_bytes_do_not_share_a_batch():
+    """The same bytes as float16 and as bfloat16 are other weights, and another batch."""
+    half, brain = np.array([1, 2, 3], DTYPES[0]), np.array([1, 2, 3], DTYPES[0]).view(DTYPES[1])
+    assert half.tobytes() == brain.tobytes()
+    logits, ids = np.zeros((2, 3), np.float32), np.array([0, 1])
+    keys = {
+        LossRequest(LossCall(), logits, 1, ids, "ids", class_weight=weight).batch_key
+        for weight in (half, brain, half.copy())
+    }
+    assert len(keys) == 2
