@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from losswire_proto.losses import LossCall
 
 _LABELS_LOOKED_AT: Final = 4096
-_STACK_LEVEL: Final = 7
+_STACK_LEVEL: Final = 8
 """From `warnings.warn` to the caller of a client's method."""
 
 _ON_LOGITS: Final = {"softmax_cross_entropy", "sequence_loss", "kl_divergence", "focal"}

@@ -6,10 +6,15 @@ Not over `grpc.aio`, whose client keeps some memory of every call that is cancel
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 
+from losswire._base import StreamCall, take_all
+from losswire._calls import Done, Unary
 from losswire._methods import LossMethods
 from losswire._results import LossResult, ServerInfo
 from losswire_proto.dtypes import Array
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from losswire._requests import Rpc
+    from losswire._calls import Plan, Step
 
 
 class AsyncClient(
@@ -55,12 +60,43 @@ class AsyncClient(
     ) -> None:
         await self.close()
 
-    async def _call(self, make: Callable[[], Rpc[Any]], limit: float | None) -> Any:
-        seconds, rpc = self._seconds(limit), make()
-        method, metadata = self._method(rpc), self._connection.metadata
-        reply = method.future(rpc.payload, timeout=seconds, metadata=metadata)
-        await _done(reply)
-        return self._result(rpc, seconds, reply.result)
+    async def _call(self, make: Callable[[], Plan[Any]], limit: float | None) -> Any:
+        seconds, plan = self._seconds(limit), make()
+        deadline = time.monotonic() + seconds
+        step = self._advance(plan, seconds)
+        while not isinstance(step, Done):
+            reply = self._begin(step, max(0.0, deadline - time.monotonic()))
+            await _done(reply)
+            step = self._advance(plan, seconds, reply.result)
+        return step.result
+
+    def _begin(self, step: Step, seconds: float) -> Any:
+        """The step as a future."""
+        if isinstance(step, Unary):
+            metadata = self._connection.metadata
+            return self._unary(step).future(step.payload, timeout=seconds, metadata=metadata)
+        return _Taken(self._stream(step, seconds), step.take)
+
+
+class _Taken(Future[None]):
+    """A stream taken to its end on a thread of its own; cancelling this cancels the call."""
+
+    def __init__(self, call: StreamCall, take: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._call, self._take = call, take
+        Thread(target=self._run, name="losswire-stream", daemon=True).start()
+
+    def cancel(self) -> bool:
+        """Cancels the call; the thread ends with it."""
+        return bool(self._call.cancel())
+
+    def _run(self) -> None:
+        try:
+            take_all(self._call, self._take)
+        except BaseException as error:  # noqa: BLE001 -- it is the awaiting task's
+            self.set_exception(error)
+        else:
+            self.set_result(None)
 
 
 async def _done(reply: Any) -> None:

@@ -1,6 +1,6 @@
 """What both clients are: a target, a timeout, a connection, and one way to make a call.
 
-A method turns its arguments into a function that makes the `Rpc` and hands it to `_call`, which a
+A method turns its arguments into a function that makes a plan and hands it to `_call`, which a
 synchronous client answers with a result and an asynchronous one with a coroutine.
 """
 
@@ -9,25 +9,33 @@ from __future__ import annotations
 import math
 import os
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from losswire._advice import Advice
 from losswire._arrays import plain
+from losswire._calls import SERVICE, Done
 from losswire._channel import Connection, Tls
 from losswire._errors import InvalidInput, LosswireError, ServerError, from_rpc
+from losswire._paths import Paths, Transport
+from losswire._requests import ask
 from losswire_proto.rules import InvalidField
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
-    from losswire._requests import Rpc
-
-Transport: TypeAlias = Literal["auto", "inline", "stream", "shared"]
+    from losswire._calls import Plan, Step, Streamed, Unary
+    from losswire._results import LossResult
+    from losswire_proto.dtypes import Array
+    from losswire_proto.losses import Loss
 
 ResultT = TypeVar("ResultT")
+
+StreamCall: TypeAlias = Any
+"""gRPC's iterator of messages that is a call, too; it has no public name."""
 
 DEFAULT_TARGET: Final = "localhost:50051"
 DEFAULT_TIMEOUT: Final = 30.0
@@ -50,20 +58,11 @@ class BaseClient:
     ) -> None:
         if target is not None and not isinstance(target, str):
             raise InvalidInput(f"target: expected an address as text, received {target!r}")
-        if transport not in {"auto", "inline", "stream", "shared"}:
-            raise InvalidInput(
-                "transport: expected one of 'auto', 'inline', 'stream', 'shared',"
-                f" received {transport!r}"
-            )
-        if transport in {"stream", "shared"}:
-            raise InvalidInput(
-                f"transport: expected 'auto' or 'inline', received {transport!r},"
-                " which this version does not have yet"
-            )
         self._timeout = _checked_timeout(timeout)
         target = target or os.environ.get("LOSSWIRE_TARGET") or DEFAULT_TARGET
         self._connection = Connection(target, token, tls)
         self._advice = Advice()
+        self._paths = Paths(transport)
 
     @property
     def target(self) -> str:
@@ -71,26 +70,70 @@ class BaseClient:
         return self._connection.target
 
     @abstractmethod
-    def _call(self, make: Callable[[], Rpc[Any]], limit: float | None) -> Any:
-        """Makes the call and returns its result, now or when awaited."""
+    def _call(self, make: Callable[[], Plan[Any]], limit: float | None) -> Any:
+        """Carries out the plan and returns its result, now or when awaited."""
+
+    def _compute(
+        self,
+        loss: type[Loss],
+        options: Mapping[str, Any],
+        logits: Any,
+        labels: Any,
+        weights: Mapping[str, Any],
+    ) -> Plan[LossResult]:
+        """The plan of one loss, its arguments checked."""
+        return self._paths.compute(ask(self._advice, loss, options, logits, labels, weights))
+
+    def _transform(self, loss: type[Loss], axis: Any, logits: Any) -> Plan[Array]:
+        """The plan of softmax or log-softmax."""
+        options = {"axis": axis, "gradients": False}
+        return self._paths.transform(ask(self._advice, loss, options, logits))
 
     def _seconds(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else _checked_timeout(timeout)
 
-    def _method(self, rpc: Rpc[Any]) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
-        """The RPC on this process's channel.
+    def _advance(
+        self, plan: Plan[ResultT], seconds: float, answer: Callable[[], Any] | None = None
+    ) -> Step | Done[ResultT]:
+        """Sends a plan what its last step brought; its next step, or its end.
+
+        All that can go wrong with an RPC or its reply comes out as an error of ours.
+        """
+        try:
+            if answer is None:
+                return next(plan)
+            try:
+                with self._errors_as_ours(seconds):
+                    brought = answer()
+            except LosswireError as error:
+                return plan.throw(error)
+            return plan.send(brought)
+        except StopIteration as end:
+            return Done(end.value)
+        except (DecodeError, InvalidField) as error:
+            raise ServerError(f"{self.target}: the reply cannot be read: {error}") from error
+
+    def _unary(self, step: Unary) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
+        """The RPC of a step on this process's channel.
 
         Raises:
             RuntimeError: the client has been closed.
         """
         method: grpc.UnaryUnaryMultiCallable[bytes, bytes]
-        method = self._connection.channel().unary_unary(rpc.path)
+        method = self._connection.channel().unary_unary(f"/{SERVICE}/{step.rpc}")
         return method
 
-    def _result(self, rpc: Rpc[ResultT], seconds: float, reply: Callable[[], bytes]) -> ResultT:
-        """What the reply says, with all that can go wrong as errors of ours."""
+    def _stream(self, step: Streamed, seconds: float) -> StreamCall:
+        """The call of a step, begun."""
+        method: grpc.StreamStreamMultiCallable[bytes, bytes]
+        method = self._connection.channel().stream_stream(f"/{SERVICE}/{step.rpc}")
+        messages = iter(step.messages)
+        return method(messages, timeout=seconds, metadata=self._connection.metadata)
+
+    @contextmanager
+    def _errors_as_ours(self, seconds: float) -> Iterator[None]:
         try:
-            return rpc.read(reply())
+            yield
         except grpc.RpcError as error:
             raise from_rpc(error, self.target, seconds) from error
         except (DecodeError, InvalidField) as error:
@@ -112,3 +155,12 @@ def _checked_timeout(timeout: Any) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
         return float(min(value, _LONGEST_TIMEOUT))
     raise InvalidInput(f"timeout: expected a finite number of seconds > 0, received {timeout!r}")
+
+
+def take_all(call: StreamCall, take: Callable[[bytes], None]) -> None:
+    """Hands every message of a call to `take`; a call that is not taken to its end is cancelled."""
+    try:
+        for payload in call:
+            take(payload)
+    finally:
+        call.cancel()

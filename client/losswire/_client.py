@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from losswire._base import take_all
+from losswire._calls import Done, Unary
 from losswire._methods import LossMethods
 from losswire._results import LossResult, ServerInfo
 from losswire_proto.dtypes import Array
@@ -12,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from losswire._requests import Rpc
+    from losswire._calls import Plan, Step
 
 
 class Client(LossMethods[LossResult, ServerInfo, Array]):
@@ -43,9 +47,18 @@ class Client(LossMethods[LossResult, ServerInfo, Array]):
     ) -> None:
         self.close()
 
-    def _call(self, make: Callable[[], Rpc[Any]], limit: float | None) -> Any:
-        seconds, rpc = self._seconds(limit), make()
-        method, metadata = self._method(rpc), self._connection.metadata
-        return self._result(
-            rpc, seconds, lambda: method(rpc.payload, timeout=seconds, metadata=metadata)
-        )
+    def _call(self, make: Callable[[], Plan[Any]], limit: float | None) -> Any:
+        seconds, plan = self._seconds(limit), make()
+        deadline = time.monotonic() + seconds
+        step = self._advance(plan, seconds)
+        while not isinstance(step, Done):
+            step = self._advance(plan, seconds, partial(self._perform, step, deadline))
+        return step.result
+
+    def _perform(self, step: Step, deadline: float) -> bytes | None:
+        left = max(0.0, deadline - time.monotonic())
+        if isinstance(step, Unary):
+            metadata = self._connection.metadata
+            return self._unary(step)(step.payload, timeout=left, metadata=metadata)
+        take_all(self._stream(step, left), step.take)
+        return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from losswire import _requests
 from losswire._base import BaseClient
 from losswire_proto import losses
 
@@ -43,6 +42,7 @@ class CrossEntropyMethods(BaseClient, Generic[LossT]):
         normalizer: NormalizerRule | float = "valid",
         sample_weight: Any = None,
         gradients: Gradients = True,
+        overwrite_logits: bool = False,
         class_weight: Any = None,
         ignore_index: int | None = None,
         label_smoothing: float = 0.0,
@@ -100,6 +100,7 @@ class CrossEntropyMethods(BaseClient, Generic[LossT]):
                 "normalizer": normalizer,
                 "empty_mean": empty_mean,
                 "gradients": gradients,
+                "overwrite_logits": overwrite_logits,
                 "ignore_index": ignore_index,
                 "label_smoothing": label_smoothing,
                 "z_loss": z_loss,
@@ -125,6 +126,7 @@ class CrossEntropyMethods(BaseClient, Generic[LossT]):
         normalizer: NormalizerRule | float = "valid",
         sample_weight: Any = None,
         gradients: Gradients = True,
+        overwrite_logits: bool = False,
         pos_weight: Any = None,
         label_smoothing: float = 0.0,
         empty_mean: EmptyMean = "nan",
@@ -159,6 +161,7 @@ class CrossEntropyMethods(BaseClient, Generic[LossT]):
                 "normalizer": normalizer,
                 "empty_mean": empty_mean,
                 "gradients": gradients,
+                "overwrite_logits": overwrite_logits,
                 "label_smoothing": label_smoothing,
             },
             logits,
@@ -177,6 +180,7 @@ class CrossEntropyMethods(BaseClient, Generic[LossT]):
         normalizer: NormalizerRule | float = "valid",
         sample_weight: Any = None,
         gradients: Gradients = True,
+        overwrite_logits: bool = False,
         epsilon: float = 1e-7,
         label_smoothing: float = 0.0,
         ignore_index: int | None = None,
@@ -216,6 +220,7 @@ class CrossEntropyMethods(BaseClient, Generic[LossT]):
                 "normalizer": normalizer,
                 "empty_mean": empty_mean,
                 "gradients": gradients,
+                "overwrite_logits": overwrite_logits,
                 "epsilon": epsilon,
                 "label_smoothing": label_smoothing,
                 "ignore_index": ignore_index,
@@ -238,6 +243,7 @@ class CrossEntropyMethods(BaseClient, Generic[LossT]):
         normalizer: NormalizerRule | float = "valid",
         sample_weight: Any = None,
         gradients: Gradients = True,
+        overwrite_logits: bool = False,
         epsilon: float = 1e-7,
         label_smoothing: float = 0.0,
         empty_mean: EmptyMean = "nan",
@@ -269,6 +275,7 @@ class CrossEntropyMethods(BaseClient, Generic[LossT]):
                 "normalizer": normalizer,
                 "empty_mean": empty_mean,
                 "gradients": gradients,
+                "overwrite_logits": overwrite_logits,
                 "epsilon": epsilon,
                 "label_smoothing": label_smoothing,
             },
@@ -287,5 +294,5 @@ class CrossEntropyMethods(BaseClient, Generic[LossT]):
         weights: Mapping[str, Any],
         timeout: float | None,
     ) -> LossT:
-        make = partial(_requests.compute, self._advice, loss, options, logits, labels, weights)
+        make = partial(self._compute, loss, options, logits, labels, weights)
         return cast("LossT", self._call(make, timeout))

@@ -8,8 +8,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from losswire import _requests
 from losswire._cross_entropies import CrossEntropyMethods
+from losswire._requests import server_info
 from losswire_proto import losses
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
       examples) or a number >= 0.
     - `empty_mean`: a mean whose divisor is zero: "nan", or "zero" for loss and gradient 0.
     - `gradients`: True for `grad_logits`, False for none, or some of ("logits", "labels").
+    - `overwrite_logits`: True writes `grad_logits` over `logits`, a writable NumPy array, and
+      returns that array: no memory for the gradient.
     - `timeout`: seconds for this call; None for the client's.
 
     They return a `LossResult`, or a coroutine of one with `AsyncClient`, and raise `InvalidInput`
@@ -71,6 +73,7 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
         normalizer: NormalizerRule | float = "valid",
         sample_weight: Any = None,
         gradients: Gradients = True,
+        overwrite_logits: bool = False,
         target_is_logits: bool = False,
         temperature: float = 1.0,
         scale_by_temperature_squared: bool = False,
@@ -107,6 +110,7 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
                 "normalizer": normalizer,
                 "empty_mean": empty_mean,
                 "gradients": gradients,
+                "overwrite_logits": overwrite_logits,
                 "target_is_logits": target_is_logits,
                 "temperature": temperature,
                 "scale_by_temperature_squared": scale_by_temperature_squared,
@@ -127,6 +131,7 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
         normalizer: NormalizerRule | float = "valid",
         sample_weight: Any = None,
         gradients: Gradients = True,
+        overwrite_logits: bool = False,
         gamma: float = 2.0,
         alpha: float | None = None,
         form: FocalForm = "softmax",
@@ -165,6 +170,7 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
                 "normalizer": normalizer,
                 "empty_mean": empty_mean,
                 "gradients": gradients,
+                "overwrite_logits": overwrite_logits,
                 "gamma": gamma,
                 "alpha": alpha,
                 "form": form,
@@ -190,7 +196,7 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
 
         Source: `tf.nn.softmax`.
         """
-        make = partial(_requests.transform, losses.Softmax, axis, logits)
+        make = partial(self._transform, losses.Softmax, axis, logits)
         return cast("ArrayT", self._call(make, timeout))
 
     def log_softmax(self, logits: Any, *, axis: int = -1, timeout: float | None = None) -> ArrayT:
@@ -207,7 +213,7 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
 
         Source: `tf.nn.log_softmax`.
         """
-        make = partial(_requests.transform, losses.LogSoftmax, axis, logits)
+        make = partial(self._transform, losses.LogSoftmax, axis, logits)
         return cast("ArrayT", self._call(make, timeout))
 
     def sequence_loss(
@@ -219,6 +225,7 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
         average_across_timesteps: bool = True,
         average_across_batch: bool = True,
         gradients: Gradients = True,
+        overwrite_logits: bool = False,
         timeout: float | None = None,
     ) -> LossT:
         """Weighted cross-entropy of sequences, averaged over time, batch, both or neither.
@@ -250,6 +257,7 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
             "average_across_timesteps": average_across_timesteps,
             "average_across_batch": average_across_batch,
             "gradients": gradients,
+            "overwrite_logits": overwrite_logits,
         }
         tensors = {"sample_weight": weights}
         return self._loss(losses.SequenceLoss, options, logits, targets, tensors, timeout)
@@ -263,4 +271,4 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
         Returns:
             A `ServerInfo`; a coroutine of one with `AsyncClient`.
         """
-        return cast("InfoT", self._call(_requests.server_info, timeout))
+        return cast("InfoT", self._call(server_info, timeout))

@@ -1,63 +1,91 @@
-"""A caller's arguments to a message, and a reply to results: all that both clients share.
+"""A caller's arguments, checked: where every call begins.
 
-In: what a method was called with. Out: the bytes to send and what to make of the answer; or
-`InvalidInput`, before a byte is sent, for all that can be known here.
+In: what a method was called with. Out: what is asked of the server, or `InvalidInput`, before a
+byte is sent, for all that can be known here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from losswire._advice import Advice
 from losswire._arrays import as_labels, as_logits, as_weight, names, plain
+from losswire._calls import Plan, Unary
 from losswire._errors import InvalidInput
-from losswire._results import LossResult, ServerInfo
-from losswire_proto import dtypes, rules, tensors, wire
+from losswire._results import ServerInfo
+from losswire_proto import dtypes, rules
 from losswire_proto.losses import LossCall
 from losswire_proto.rules import InvalidField, Spec
 from losswire_proto.v1 import loss_service_pb2 as pb
 
 if TYPE_CHECKING:
+    from losswire._advice import Advice
     from losswire_proto.dtypes import Array
     from losswire_proto.losses import Loss
-    from losswire_proto.v1 import tensor_pb2
+    from losswire_proto.options import Reading
 
 Gradients: TypeAlias = bool | Literal["logits", "labels"] | Sequence[Literal["logits", "labels"]]
 """True for the gradient to the logits, False for none, or the names of those wanted."""
 
-ResultT = TypeVar("ResultT")
-
-SERVICE: Final = "losswire.v1.LossService"
-
-_EXTRAS: Final = ("logsumexp", "argmax", "entropy")
-
 
 @dataclass(frozen=True, slots=True)
-class Rpc(Generic[ResultT]):
-    """One unary call: where it goes, what is sent, and how the answer is read."""
+class Asked:
+    """One loss over one tensor, checked: what every path to the server starts from.
 
-    path: str
-    payload: bytes
-    read: Callable[[bytes], ResultT]
+    Attributes:
+        call: which loss, and how.
+        logits: as the caller gave them, in any layout.
+        axis: the class axis counted from the front.
+        labels: likewise; None for losses without labels.
+        reading: what the labels are.
+        weights: further tensors by name.
+        overwritten: the logits where their gradient takes their place, else None.
+    """
+
+    call: LossCall
+    logits: Array
+    axis: int
+    labels: Array | None
+    reading: Reading
+    weights: Mapping[str, Array]
+    overwritten: Array | None = None
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Shape of the per-example losses."""
+        if self.call.loss.is_elementwise:
+            return tuple(self.logits.shape)
+        return rules.example_shape(Spec.of(self.logits), self.axis)
+
+    @property
+    def rows(self) -> int:
+        """Number of examples."""
+        return math.prod(self.example_shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        labels = 0 if self.labels is None else self.labels.nbytes
+        weights = sum(weight.nbytes for weight in self.weights.values())
+        return self.logits.nbytes + labels + weights
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """What the caller calls the fields of a `ComputeRequest`."""
+        return {"logits": self.call.loss.input_name, "labels": self.call.loss.labels_name}
 
 
-def server_info() -> Rpc[ServerInfo]:
-    """Asks the server what it is."""
-    payload = pb.GetServerInfoRequest().SerializeToString()
-    return Rpc(f"/{SERVICE}/GetServerInfo", payload, _read_info)
-
-
-def compute(
+def ask(
     advice: Advice,
     loss: type[Loss],
     options: Mapping[str, Any],
     logits: Any,
     labels: Any = None,
     weights: Mapping[str, Any] | None = None,
-) -> Rpc[LossResult]:
-    """Asks for one loss.
+) -> Asked:
+    """Checks what a method was called with.
 
     Args:
         advice: of the client that asks.
@@ -71,16 +99,51 @@ def compute(
         InvalidInput: the server would refuse it; the same text.
     """
     try:
-        message = _message(advice, _call(loss, options), logits, labels, weights or {})
+        return _asked(advice, loss, options, logits, labels, weights or {})
     except InvalidField as error:
         raise InvalidInput.of(error) from error
-    return Rpc(f"/{SERVICE}/Compute", message.SerializeToString(), _read_loss)
 
 
-def transform(loss: type[Loss], axis: Any, logits: Any) -> Rpc[Array]:
-    """Asks for softmax or log-softmax."""
-    asked = compute(Advice(), loss, {"axis": axis, "gradients": False}, logits)
-    return Rpc(asked.path, asked.payload, _read_output)
+def _asked(
+    advice: Advice,
+    loss: type[Loss],
+    options: Mapping[str, Any],
+    logits: Any,
+    labels: Any,
+    weights: Mapping[str, Any],
+) -> Asked:
+    is_overwritten = options.get("overwrite_logits", False)
+    call = _call(loss, {name: options[name] for name in options if name != "overwrite_logits"})
+    array = as_logits(loss.input_name, logits)
+    spec = Spec.of(array)
+    axis = rules.class_axis(spec, call.axis, loss.input_name)
+    given = {name: as_weight(name, each) for name, each in weights.items() if each is not None}
+    target: Array | None = None
+    reading: Reading = "none"
+    if loss.readings != ("none",):
+        target = as_labels(loss.labels_name, labels, array.ndim)
+        reading = rules.read_labels(
+            call, logits=spec, axis=axis, labels=target, has_class_weight="class_weight" in given
+        )
+    rules.check_weights(call, spec, axis, given)
+    advice.consider(call, axis, array, target)
+    overwritten = _overwritten(call, logits, array) if is_overwritten else None
+    return Asked(call, array, axis, target, reading, given, overwritten)
+
+
+def _overwritten(call: LossCall, given: Any, array: Array) -> Array:
+    """The logits, where their gradient may take their place."""
+    allowed = "False, unless logits are a writable NumPy array and their gradient is asked for"
+    if given is not array or not array.flags.writeable or not call.grad_logits:
+        raise InvalidField("overwrite_logits", allowed, "True")
+    taken: Array = array
+    return taken
+
+
+def server_info() -> Plan[ServerInfo]:
+    """Asks the server what it is."""
+    reply = yield Unary("GetServerInfo", pb.GetServerInfoRequest().SerializeToString())
+    return read_info(pb.GetServerInfoResponse.FromString(reply))
 
 
 def _call(loss: type[Loss], options: Mapping[str, Any]) -> LossCall:
@@ -104,53 +167,8 @@ def _wanted(gradients: Any) -> dict[str, bool]:
     return {"grad_logits": "logits" in wanted, "grad_labels": "labels" in wanted}
 
 
-def _message(
-    advice: Advice, call: LossCall, logits: Any, labels: Any, weights: Mapping[str, Any]
-) -> pb.ComputeRequest:
-    loss = call.loss
-    array = as_logits(loss.input_name, logits)
-    spec = Spec.of(array)
-    axis = rules.class_axis(spec, call.axis, loss.input_name)
-    message = pb.ComputeRequest(options=wire.encode_call(call))
-    given = {name: as_weight(name, each) for name, each in weights.items() if each is not None}
-    target: Array | None = None
-    if loss.readings != ("none",):
-        target = as_labels(loss.labels_name, labels, array.ndim)
-        rules.read_labels(
-            call, logits=spec, axis=axis, labels=target, has_class_weight="class_weight" in given
-        )
-        message.labels.CopyFrom(tensors.encode(loss.labels_name, target))
-    rules.check_weights(call, spec, axis, given)
-    advice.consider(call, axis, array, target)
-    for name, weight in given.items():
-        getattr(message, name).CopyFrom(tensors.encode(name, weight))
-    message.logits.CopyFrom(tensors.encode(loss.input_name, array))
-    return message
-
-
-def _read_loss(payload: bytes) -> LossResult:
-    message = pb.ComputeResponse.FromString(payload)
-    per_example = _own(message.per_example)
-    return LossResult(
-        loss=_own(message.loss) if message.HasField("loss") else per_example,
-        per_example=per_example,
-        grad_logits=_own(message.grad_logits) if message.HasField("grad_logits") else None,
-        grad_labels=_own(message.grad_labels) if message.HasField("grad_labels") else None,
-        extras={name: _own(getattr(message, name)) for name in _EXTRAS if message.HasField(name)},
-    )
-
-
-def _read_output(payload: bytes) -> Array:
-    return _own(pb.ComputeResponse.FromString(payload).output)
-
-
-def _own(message: tensor_pb2.Tensor) -> Array:
-    """A tensor of the reply as an array of the caller's own."""
-    return tensors.decode("reply", message).copy()
-
-
-def _read_info(payload: bytes) -> ServerInfo:
-    message = pb.GetServerInfoResponse.FromString(payload)
+def read_info(message: pb.GetServerInfoResponse) -> ServerInfo:
+    """What a server says of itself."""
     known = (dtypes.dtype_of(number) for number in message.dtypes)
     limits = message.limits.DESCRIPTOR.fields
     return ServerInfo(

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from losswire_proto.dtypes import Array
+
+
+Outputs: TypeAlias = "dict[str, Array]"
+"""What came back, by the names of the fields of `ComputeResponse`."""
+
+_EXTRAS: Final = ("logsumexp", "argmax", "entropy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +58,14 @@ class ServerInfo:
     dtypes: tuple[str, ...]
     losses: tuple[str, ...]
     limits: Mapping[str, int]
+
+
+def loss_result(outputs: Outputs) -> LossResult:
+    """What came back, as a caller gets it."""
+    return LossResult(
+        loss=outputs.get("loss", outputs["per_example"]),
+        per_example=outputs["per_example"],
+        grad_logits=outputs.get("grad_logits"),
+        grad_labels=outputs.get("grad_labels"),
+        extras={name: outputs[name] for name in _EXTRAS if name in outputs},
+    )

@@ -65,6 +65,16 @@ class Spec:
         """The spec of an array."""
         return cls(array.dtype, array.shape)
 
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return self.size * self.dtype.itemsize
+
     def __str__(self) -> str:
         return f"{self.dtype.name} {list(self.shape)}"
 

@@ -6,17 +6,27 @@ message's bytes. A message that breaks the contract raises `InvalidField`.
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from losswire_proto import dtypes
+from losswire_proto import codec, dtypes
 from losswire_proto.rules import InvalidField, Spec, check_shape
 from losswire_proto.v1 import tensor_pb2
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from losswire_proto.codec import Views
     from losswire_proto.dtypes import Array
+
+Region: TypeAlias = Callable[[str, tensor_pb2.RegionSlice], memoryview]
+"""Finds the memory of a slice of a region; raises `InvalidField` for the field it is told."""
+
+_DTYPE: Final = 1
+_DATA: Final = 15
+"""Numbers of fields of `Tensor`."""
 
 
 def normalised(array: Array) -> Array:
@@ -30,39 +40,106 @@ def encode(field: str, array: Array) -> tensor_pb2.Tensor:
     Raises:
         InvalidField: a dtype that the wire does not carry.
     """
-    number = dtypes.number_of(array.dtype)
-    if number is None:
-        raise InvalidField(
-            f"{field}.dtype", "a float or integer dtype of up to 64 bits", array.dtype
-        )
-    return tensor_pb2.Tensor(dtype=number, shape=array.shape, data=normalised(array).tobytes())
+    message = describe(field, Spec.of(array))
+    message.data = normalised(array).tobytes()
+    return message
 
 
-def decode(field: str, message: tensor_pb2.Tensor) -> Array:
-    """The array in a message with inline storage; read-only, it looks into the message's bytes.
+def write(message: Message, arrays: Mapping[str, Array], names: Mapping[str, str]) -> bytes:
+    """The bytes of a message with arrays in its `Tensor` fields.
+
+    Args:
+        message: the other fields; small arrays are added to it.
+        arrays: by the names of their fields.
+        names: what the caller calls a field, where that is another name.
+
+    Raises:
+        InvalidField: a dtype that the wire does not carry.
+    """
+    large: list[tuple[str, Array]] = []
+    for name, array in arrays.items():
+        if array.nbytes < codec.SMALLEST_CUT:
+            getattr(message, name).CopyFrom(encode(names.get(name, name), array))
+        else:
+            large.append((name, array))
+    writer = codec.Writer(message)
+    for name, array in large:
+        path = (message.DESCRIPTOR.fields_by_name[name].number,)
+        head = describe(names.get(name, name), Spec.of(array))
+        writer.add(path, head, _DTYPE, [(_DATA, normalised(array))])
+    return writer.to_bytes()
+
+
+def decode_field(
+    field: str, message: Message, name: str, views: Views, region: Region | None = None
+) -> Array:
+    """The array in field `name` of a message that `codec.parse` read."""
+    path = (message.DESCRIPTOR.fields_by_name[name].number, _DATA)
+    return decode(field, getattr(message, name), views.get(path), region)
+
+
+def decode(
+    field: str,
+    message: tensor_pb2.Tensor,
+    data: memoryview | None = None,
+    region: Region | None = None,
+) -> Array:
+    """The array in a message; read-only, it looks into the message's bytes.
+
+    Args:
+        field: what the caller calls it.
+        message: the tensor, with its elements unless they are in `data`.
+        data: its elements, where they were cut out of the message.
+        region: finds the memory of a slice of a region; None where there are no regions.
 
     Raises:
         InvalidField: unknown dtype, impossible shape, no storage, two storages, an unknown region,
             or a byte length other than product(shape) * itemsize.
     """
-    spec = _spec(field, message)
-    has_data, has_region = message.HasField("data"), message.HasField("region")
+    spec = read_spec(field, message)
+    has_data, has_region = data is not None or message.HasField("data"), message.HasField("region")
     if has_data and has_region:
         raise InvalidField(field, "one storage", "both data and region")
-    if has_region:
-        raise InvalidField(
-            f"{field}.region", "the id of an open region", repr(message.region.region_id)
-        )
-    if not has_data:
+    if not has_data and not has_region:
         raise InvalidField(field, "one storage, data or region", "neither")
-    data = message.data
-    size = math.prod(spec.shape) * spec.dtype.itemsize
-    if len(data) != size:
-        raise InvalidField(f"{field}.data", f"{size} bytes for {spec}", f"{len(data)} bytes")
-    return np.frombuffer(data, dtype=spec.dtype).reshape(spec.shape)
+    stored: memoryview | bytes
+    if has_region:
+        if region is None:
+            received = repr(message.region.region_id)
+            raise InvalidField(f"{field}.region", "the id of an open region", received)
+        stored = region(f"{field}.region", message.region)
+    else:
+        stored = message.data if data is None else data
+    return elements(field, spec, stored)
 
 
-def _spec(field: str, message: tensor_pb2.Tensor) -> Spec:
+def elements(field: str, spec: Spec, data: memoryview | bytes) -> Array:
+    """Bytes as an array; a view, unless they lie where a processor would be slow to read them."""
+    if len(data) != spec.nbytes:
+        raise InvalidField(f"{field}.data", f"{spec.nbytes} bytes for {spec}", f"{len(data)} bytes")
+    array = np.frombuffer(data, dtype=spec.dtype).reshape(spec.shape)
+    return array if array.flags.aligned else array.copy()
+
+
+def describe(field: str, spec: Spec) -> tensor_pb2.Tensor:
+    """A tensor's message without storage.
+
+    Raises:
+        InvalidField: a dtype that the wire does not carry.
+    """
+    number = dtypes.number_of(spec.dtype)
+    if number is None:
+        allowed = "a float or integer dtype of up to 64 bits"
+        raise InvalidField(f"{field}.dtype", allowed, spec.dtype)
+    return tensor_pb2.Tensor(dtype=number, shape=spec.shape)
+
+
+def read_spec(field: str, message: tensor_pb2.Tensor | tensor_pb2.TensorSpec) -> Spec:
+    """Dtype and shape in a message.
+
+    Raises:
+        InvalidField: unknown dtype or impossible shape.
+    """
     dtype = dtypes.dtype_of(message.dtype)
     if dtype is None:
         raise InvalidField(f"{field}.dtype", "a known DataType", f"enum value {message.dtype}")

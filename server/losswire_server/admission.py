@@ -8,6 +8,7 @@ event loop alone.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from losswire_server.errors import Draining, InvalidRequest, Overloaded
@@ -17,6 +18,52 @@ if TYPE_CHECKING:
 
 RETRY_DELAY_MS: Final = 50
 """What a refused client is told to wait: several times a batch, little against a training step."""
+
+
+class Window:
+    """Bytes of streamed blocks in flight: who asks for more than is free waits for it.
+
+    First come, first served, so that a large block is not passed by small ones for ever.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._free = limit
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def take(self, nbytes: int) -> Callable[[], None]:
+        """Waits for room; calling what is returned gives it back, once.
+
+        Raises:
+            InvalidRequest: more than there ever is.
+        """
+        if nbytes > self._limit:
+            raise InvalidRequest(
+                f"block: expected rows and results of at most {self._limit} bytes (stream_bytes),"
+                f" received {nbytes} bytes"
+            )
+        if self._waiting or nbytes > self._free:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append((nbytes, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._give(nbytes)
+                else:
+                    self._waiting.remove((nbytes, turn))
+                    self._give(0)
+                raise
+        else:
+            self._free -= nbytes
+        return lambda: self._give(nbytes)
+
+    def _give(self, nbytes: int) -> None:
+        self._free += nbytes
+        while self._waiting and self._waiting[0][0] <= self._free:
+            wanted, turn = self._waiting.popleft()
+            self._free -= wanted
+            turn.set_result(None)
 
 
 class Admission:

@@ -64,6 +64,9 @@ class ServerSettings(BaseSettings):
     queue_bytes: Annotated[
         int, Field(ge=4096, description="tensor bytes admitted and not yet answered")
     ] = 2048 * MIB
+    stream_bytes: Annotated[
+        int, Field(ge=4096, description="bytes of streamed blocks in flight, over all streams")
+    ] = 256 * MIB
     max_batch_rows: Annotated[int, Field(ge=1, description="rows computed together")] = 1 << 17
     max_batch_bytes: Annotated[int, Field(ge=1, description="bytes computed together")] = 64 * MIB
     max_wait_us: Annotated[

@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from losswire_proto import tensors
+import numpy as np
+
+from losswire_proto import codec, tensors
 from losswire_proto.v1 import loss_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from losswire_server.requests import LossResult
+    from losswire_proto.dtypes import Array
+    from losswire_server.requests import LossRequest, LossResult
+
+_BLOCK: Final = pb.ComputeStreamResponse.DESCRIPTOR.fields_by_name["block"].number
+_ROWS: Final = pb.ResultBlock.DESCRIPTOR.fields_by_name["rows"].number
 
 
 def encode_compute(result: LossResult) -> bytes:
     """The bytes of the `ComputeResponse` that carries a result."""
-    response = pb.ComputeResponse()
+    return tensors.write(pb.ComputeResponse(), _arrays(result), {})
+
+
+def encode_block(request: LossRequest, result: LossResult) -> bytes:
+    """The bytes of the `ComputeStreamResponse` that carries the results of a block.
+
+    `grad_labels` is there for labels that came with the block; others are summed up until the end.
+    """
+    first_row = 0 if request.block is None else request.block.first_row
+    head = pb.ResultBlock(first_row=first_row, rows=len(request.logits))
+    fields = head.DESCRIPTOR.fields_by_name
+    arrays = [(fields[name].number, array) for name, array in _arrays(result).items()]
+    writer = codec.Writer()
+    writer.add((_BLOCK,), head, _ROWS, arrays)
+    return writer.to_bytes()
+
+
+def encode_summary(rows: int, loss: Array | None, grad_labels: Array | None) -> bytes:
+    """The bytes of the `ComputeStreamResponse` that ends a stream."""
+    summary = pb.ComputeStreamSummary(rows=rows)
+    for name, array in (("loss", loss), ("grad_labels", grad_labels)):
+        if array is not None:
+            getattr(summary, name).CopyFrom(tensors.encode(name, np.asarray(array)))
+    return pb.ComputeStreamResponse(summary=summary).SerializeToString()
+
+
+def _arrays(result: LossResult) -> dict[str, Array]:
+    """The results that are there, by the names of their fields and in their order."""
     results = {"loss": result.loss, "per_example": result.per_example, **result.extras}
     results |= {
         "grad_labels": result.grad_labels,
         "output": result.output,
         "grad_logits": result.grad_logits,
     }
-    for name, array in results.items():
-        if array is not None:
-            getattr(response, name).CopyFrom(tensors.encode(name, array))
-    return response.SerializeToString()
+    return {name: array for name, array in results.items() if array is not None}

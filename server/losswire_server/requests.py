@@ -18,6 +18,24 @@ if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
     from losswire_proto.losses import LossCall
     from losswire_proto.options import Reading
+    from losswire_server.rows import LabelGradient, LabelTable, Weighting
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What a block of rows knows of the streamed request that it is a part of.
+
+    Attributes:
+        first_row: its first row within the whole.
+        weighting: its part of the whole's weighting.
+        label_table: its part of distributions that were sent whole; None for other labels.
+        label_gradient: the sum that its gradient to these goes to, where it is asked for.
+    """
+
+    first_row: int
+    weighting: Weighting
+    label_table: LabelTable | None = None
+    label_gradient: LabelGradient | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +53,8 @@ class LossRequest:
         sample_weight: finite floats that broadcast to the examples; None for 1 everywhere.
         class_weight: finite floats >= 0, `[classes]`; None for 1 everywhere.
         pos_weight: finite floats >= 0 that broadcast to the logits; None for 1 everywhere.
+        block: for a block of a streamed request, what it knows of the whole; its labels are then
+            those that came with it, and its result has no reduced loss.
     """
 
     call: LossCall
@@ -45,6 +65,7 @@ class LossRequest:
     sample_weight: Array | None = None
     class_weight: Array | None = None
     pos_weight: Array | None = None
+    block: Block | None = None
 
     @property
     def classes(self) -> int:
@@ -66,6 +87,8 @@ class LossRequest:
     @property
     def is_broadcast(self) -> bool:
         """Whether the labels are distributions that several examples share."""
+        if self.block is not None:
+            return self.block.label_table is not None
         if self.labels is None or self.reading != "distribution":
             return False
         return bool(self.labels.shape != self.logits.shape)

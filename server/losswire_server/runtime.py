@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from losswire_proto import __version__, dtypes, rules
 from losswire_proto.losses import LOSSES, LossCall
 from losswire_proto.v1 import loss_service_pb2 as pb
-from losswire_server.admission import Admission
+from losswire_server.admission import Admission, Window
 from losswire_server.batcher import Batcher, BatchLimits
 from losswire_server.engine.selection import choose_engine
 from losswire_server.errors import StartupError
@@ -61,7 +61,9 @@ async def serve(
     warm_up(engine)
     limits = BatchLimits(settings.max_batch_rows, settings.max_batch_bytes, settings.max_wait_us)
     batcher, admission = Batcher(engine, limits), Admission(settings.queue_bytes)
-    service = LossService(batcher, admission, _info(settings, engine))
+    service = LossService(
+        batcher, admission, Window(settings.stream_bytes), _info(settings, engine)
+    )
     checks = health.aio.HealthServicer()
     server = _grpc_server(settings, service, checks)
     target = _bind(server, settings)

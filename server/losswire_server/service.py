@@ -20,15 +20,17 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from losswire_server import replies, validation
-from losswire_server.errors import Overloaded, RequestFailed, Unsupported
+from losswire_server.errors import InvalidRequest, Overloaded, RequestFailed, Unsupported
+from losswire_server.streaming import StreamRun
+from losswire_server.streams import Stream
 
 if TYPE_CHECKING:
     from losswire_proto.v1 import loss_service_pb2 as pb
-    from losswire_server.admission import Admission
+    from losswire_server.admission import Admission, Window
     from losswire_server.batcher import Batcher
 
 SERVICE: Final = "losswire.v1.LossService"
-SERVED: Final = ("Compute", "GetServerInfo")
+SERVED: Final = ("Compute", "ComputeStream", "GetServerInfo")
 """The RPCs of this version; the others answer UNIMPLEMENTED."""
 
 _LONGEST_MESSAGE: Final = 2000
@@ -36,6 +38,7 @@ _LONGEST_MESSAGE: Final = 2000
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Unary: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
+Streaming: TypeAlias = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,13 @@ class LossService:
     Attributes:
         batcher: computes requests.
         admission: says whether there is room for them.
+        window: has room for the blocks of streams.
         info: what GetServerInfo answers.
     """
 
     batcher: Batcher
     admission: Admission
+    window: Window
     info: pb.GetServerInfoResponse
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -63,17 +68,29 @@ class LossService:
                 "GetServerInfo": unary(self._guarded(self._server_info)),
                 "OpenRegion": unary(self._guarded(_unserved("OpenRegion"))),
                 "CloseRegion": unary(self._guarded(_unserved("CloseRegion"))),
-                "ComputeStream": stream(self._unserved_stream("ComputeStream")),
+                "ComputeStream": stream(self._guarded_stream(self._compute_stream)),
                 "ComputeMany": stream(self._unserved_stream("ComputeMany")),
             },
         )
 
     async def _compute(self, payload: bytes, context: Context) -> bytes:
         request = validation.parse_compute(payload)
-        remaining = context.time_remaining()
-        deadline = None if remaining is None else asyncio.get_running_loop().time() + remaining
         _at_end(context, self.admission.take(request.nbytes))
-        return replies.encode_compute(await self.batcher.submit(request, deadline))
+        return replies.encode_compute(await self.batcher.submit(request, _deadline(context)))
+
+    async def _compute_stream(
+        self, messages: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
+        try:
+            first = await anext(messages)
+        except StopAsyncIteration:
+            raise InvalidRequest("start: expected first, received nothing") from None
+        start = validation.parse_start(first)
+        _at_end(context, self.admission.take(start.held_bytes))
+        stream = await asyncio.to_thread(Stream, start)
+        run = StreamRun(stream, self.batcher, self.window, _deadline(context))
+        async for reply in run.replies(messages):
+            yield reply
 
     async def _server_info(self, _payload: bytes, _context: Context) -> bytes:
         return self.info.SerializeToString()
@@ -93,12 +110,33 @@ class LossService:
 
         return guarded
 
+    def _guarded_stream(self, handler: Streaming) -> Any:
+        """The same for a handler of streams."""
+
+        async def guarded(messages: Any, context: Context) -> AsyncIterator[bytes]:
+            try:
+                _at_end(context, self.admission.enter())
+                async for reply in handler(aiter(messages), context):
+                    yield reply
+            except RequestFailed as error:
+                await _abort(context, error)
+            except Exception as error:  # noqa: BLE001 -- the service's boundary
+                await _abort_incident(context, error)
+
+        return guarded
+
     def _unserved_stream(self, rpc: str) -> Any:
-        async def refuse(_requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-            await self._guarded(_unserved(rpc))(b"", context)
+        async def refuse(_messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+            await _unserved(rpc)(b"", context)
             yield b""  # never reached; makes this the async generator that gRPC expects
 
-        return refuse
+        return self._guarded_stream(refuse)
+
+
+def _deadline(context: Context) -> float | None:
+    """When the answer is of no use, in the event loop's time; None for never."""
+    remaining = context.time_remaining()
+    return None if remaining is None else asyncio.get_running_loop().time() + remaining
 
 
 def _at_end(context: Context, action: Callable[[], None]) -> None:

@@ -54,7 +54,15 @@ def test_keywords_follow_the_definitions(loss):
             if "check" in option.metadata and not option.name.startswith("grad_"):
                 assert parameters[option.name].default == option.default, option.name
     own = {option.name for option in fields(loss)} | {option.name for option in fields(LossCall)}
-    own |= {"self", "gradients", "timeout", loss.input_name, loss.labels_name, *loss.weights}
+    own |= {
+        "self",
+        "gradients",
+        "overwrite_logits",
+        "timeout",
+        loss.input_name,
+        loss.labels_name,
+        *loss.weights,
+    }
     if loss.name == "sequence_loss":
         own.add("weights")  # the name that its users know for sample weights
     assert set(parameters) <= own

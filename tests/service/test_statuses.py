@@ -39,7 +39,6 @@ def test_rpcs_of_later_versions_say_so(channel):
     """The RPCs that are not served yet answer UNIMPLEMENTED by name, streams and unary alike."""
     stub = loss_service_pb2_grpc.LossServiceStub(channel)
     calls = {
-        "ComputeStream": lambda: list(stub.ComputeStream(iter([pb.ComputeStreamRequest()]))),
         "ComputeMany": lambda: list(stub.ComputeMany(iter([pb.ComputeManyRequest()]))),
         "OpenRegion": lambda: stub.OpenRegion(pb.OpenRegionRequest()),
         "CloseRegion": lambda: stub.CloseRegion(pb.CloseRegionRequest()),
@@ -91,7 +90,7 @@ def test_a_full_queue_is_refused_with_a_delay():
 
     with (
         LocalServer(engine="numpy", threads=1, queue_bytes=600 * 1024) as server,
-        losswire.Client(server.target) as client,
+        losswire.Client(server.target, transport="inline") as client,
     ):
 
         def hammer():

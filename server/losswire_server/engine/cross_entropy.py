@@ -29,7 +29,7 @@ from losswire_server.engine.softmax import (
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
     from losswire_server.engine.operands import Operands
-    from losswire_server.engine.weighting import Float64s, Int64s
+    from losswire_server.rows import Float64s, Int64s
 
 _PLAIN = SoftmaxCrossEntropy()
 

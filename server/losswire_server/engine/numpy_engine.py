@@ -19,9 +19,10 @@ from losswire_proto import dtypes
 from losswire_server.engine import tiles
 from losswire_server.engine.kernels import KERNELS
 from losswire_server.engine.operands import Operands
-from losswire_server.engine.tiles import LabelTable, Scratch, Tile, Work
+from losswire_server.engine.tiles import Scratch, Tile, Work
 from losswire_server.engine.weighting import reduce, weigh
 from losswire_server.requests import LossResult
+from losswire_server.rows import LabelGradient, LabelTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,7 +74,11 @@ class NumpyEngine:
         # Rows without a softmax are NaN by design, and losses beyond float32 infinite.
         with np.errstate(all="ignore"):
             for tile in pending:
-                _compute_tile(tile, scratch)
+                try:
+                    _compute_tile(tile, scratch)
+                except BaseException:
+                    _abandon(tile)
+                    raise
         self._scratch.put(scratch)
 
 
@@ -93,6 +98,13 @@ class _Shared:
                 return
 
 
+def _abandon(tile: Tile) -> None:
+    """Lets no thread wait for rows that will not come."""
+    for piece in tile:
+        if piece.work.label_gradient is not None:
+            piece.work.label_gradient.abandon()
+
+
 def _tiles_at_most(requests: Sequence[LossRequest]) -> int:
     return 1 + sum(request.logits.size for request in requests) // tiles.TILE_ELEMENTS
 
@@ -105,9 +117,13 @@ def _work(request: LossRequest) -> Work:
     else:
         outer = math.prod(request.example_shape[: request.axis])
         by_row = (outer, request.classes, math.prod(request.example_shape[request.axis :]))
-    labels, table = None, None
-    if request.labels is not None and request.is_broadcast:
+    block = request.block
+    labels, table, label_gradient = None, None, None
+    if block is not None and block.label_table is not None:
+        table, label_gradient = block.label_table, block.label_gradient
+    elif request.labels is not None and request.is_broadcast:
         table = LabelTable.of(request.labels, logits.shape, request.axis)
+        label_gradient = LabelGradient(table) if call.grad_labels else None
     elif request.labels is not None and request.reading != "ids":
         labels = request.labels.reshape(by_row)
     pos_weight = None
@@ -118,7 +134,7 @@ def _work(request: LossRequest) -> Work:
     is_grad_labels = call.grad_labels and labels is not None
     return Work(
         request=request,
-        weighting=weigh(request),
+        weighting=weigh(request) if block is None else block.weighting,
         logits=logits.reshape(by_row),
         labels=labels,
         label_table=table,
@@ -130,7 +146,8 @@ def _work(request: LossRequest) -> Work:
             name: np.empty(request.rows, np.int64 if name == "argmax" else dtype)
             for name in getattr(call.loss, "extras", ())
         },
-        partials={},
+        label_gradient=label_gradient,
+        first_row=0 if block is None else block.first_row,
     )
 
 
@@ -210,8 +227,10 @@ def _store_label_gradients(tile: Tile, grad: Array) -> None:
         tiles.scatter(tile, arrays, grad, grad)
         return
     for piece, part in zip(tile, tiles.split(tile, grad), strict=True):
-        if piece.work.label_table is not None:
-            piece.work.partials[piece.start] = piece.work.label_table.fold(part, piece.span)
+        work = piece.work
+        if work.label_gradient is not None and work.label_table is not None:
+            index = work.label_table.index[piece.span]
+            work.label_gradient.add(work.first_row + piece.start, index, part)
 
 
 def _result(work: Work) -> LossResult:
@@ -222,24 +241,12 @@ def _result(work: Work) -> LossResult:
     grad_labels = None
     if work.grad_labels is not None and request.labels is not None:
         grad_labels = work.grad_labels.reshape(request.labels.shape)
-    elif request.call.grad_labels and work.label_table is not None:
-        grad_labels = _broadcast_label_gradient(work, work.label_table)
+    elif work.label_gradient is not None and request.labels is not None:
+        grad_labels = work.label_gradient.value(request.labels, request.axis, request.logits.ndim)
     return LossResult(
-        loss=reduce(request, work.weighting, work.per_example),
+        loss=reduce(request, work.weighting, work.per_example) if request.block is None else None,
         per_example=work.per_example.reshape(request.example_shape),
         grad_logits=dense,
         grad_labels=grad_labels,
         extras={name: array.reshape(request.example_shape) for name, array in work.extras.items()},
-    )
-
-
-def _broadcast_label_gradient(work: Work, table: LabelTable) -> Array | None:
-    labels = work.request.labels
-    if labels is None:
-        return None
-    total = np.zeros(table.table.shape)
-    for _, (touched, partial) in sorted(work.partials.items(), key=lambda item: item[0]):
-        total[touched] += partial
-    return table.unbroadcast(total, labels, work.request.axis, work.request.logits.ndim).astype(
-        labels.dtype
     )

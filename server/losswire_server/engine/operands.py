@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
     from losswire_proto.losses import Loss
-    from losswire_server.engine.weighting import Float64s, Int64s
+    from losswire_server.rows import Float64s, Int64s
 
 
 @dataclass(frozen=True, slots=True)

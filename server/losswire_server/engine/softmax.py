@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from losswire_proto.dtypes import Array
     from losswire_server.engine.operands import Operands
-    from losswire_server.engine.weighting import Float64s, Int64s
+    from losswire_server.rows import Float64s, Int64s
 
 SURE: Final = 2.0**-18
 """The t below which it is formed in float64. A float32 difference of 16 or more is off by up to

@@ -19,54 +19,14 @@ import numpy as np
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
-    from losswire_server.engine.weighting import Float64s, Int64s, Weighting
     from losswire_server.requests import LossRequest
+    from losswire_server.rows import LabelGradient, LabelTable, Weighting
 
 TILE_ELEMENTS: Final = 1 << 19
 """Elements of a tile: 2 MiB of float32. Smaller tiles would stay in L2, but their many short calls
 hand the interpreter's lock to and fro, which costs more: 8192 x 1000 takes 148 ms in tiles of 8k
 elements, 25 ms in 64k, 10.1 in 256k, 7.9 in 512k; 512 x 32000 takes 15.4 in 512k and 21.5 in 256k,
 65536 x 10 takes 5.7 and 4.8 (2 cores, 1 MiB of L2 each; `benchmarks/engine.py --tiles`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelTable:
-    """Distributions that broadcast: each distinct row once, and which row each example has."""
-
-    table: Array
-    index: Array
-
-    @classmethod
-    def of(cls, labels: Array, shape: tuple[int, ...], axis: int) -> LabelTable:
-        """Labels of any shape that broadcasts to `shape`, with the class axis at `axis`."""
-        aligned = labels.reshape((1,) * (len(shape) - labels.ndim) + labels.shape)
-        by_row = np.moveaxis(aligned, axis, -1)
-        table = by_row.reshape(-1, by_row.shape[-1])
-        numbers = np.arange(table.shape[0]).reshape(by_row.shape[:-1])
-        examples = shape[:axis] + shape[axis + 1 :]
-        return cls(table, np.broadcast_to(numbers, examples).reshape(-1))
-
-    def fill(self, rows: Array, span: slice) -> None:
-        """Writes the distributions of the examples of `span` into `rows`."""
-        np.copyto(rows, self.table[self.index[span]], casting="unsafe")  # float to float
-
-    def fold(self, grad: Array, span: slice) -> tuple[Int64s, Float64s]:
-        """Sums `grad` of the examples of `span` over what was broadcast, in their order.
-
-        Returns the rows of the table that these examples have, and the sum for each.
-        """
-        if self.table.shape[1] == 1:
-            grad = grad.sum(axis=1, keepdims=True)
-        touched, places = np.unique(self.index[span], return_inverse=True)
-        total = np.zeros((touched.size, grad.shape[1]))
-        np.add.at(total, places, grad)
-        return touched, total
-
-    def unbroadcast(self, grad: Array, labels: Array, axis: int, rank: int) -> Array:
-        """A gradient of the table's shape in the shape of the labels it was made from."""
-        aligned = (1,) * (rank - labels.ndim) + labels.shape
-        by_row = aligned[:axis] + aligned[axis + 1 :] + (aligned[axis],)
-        return np.moveaxis(grad.reshape(by_row), -1, axis).reshape(labels.shape)
 
 
 @dataclass(slots=True)
@@ -77,8 +37,9 @@ class Work:
         logits: `[outer, classes, inner]`; `[elements, 1, 1]` for losses by element.
         labels, grad_labels, pos_weight: the same, for those of the logits' shape.
         dense: the same: the gradient to the logits, or the output where there is no loss.
-        label_table: distributions that broadcast; `partials` holds the gradient to it of each
-            piece, by its first row.
+        label_table: distributions that broadcast.
+        label_gradient: the gradient to these.
+        first_row: of a block, within the rows of its stream.
         per_example: `[rows]`.
         extras: `[rows]`, by name.
     """
@@ -93,7 +54,8 @@ class Work:
     dense: Array | None
     grad_labels: Array | None
     extras: dict[str, Array]
-    partials: dict[int, tuple[Int64s, Float64s]]
+    label_gradient: LabelGradient | None = None
+    first_row: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,52 +18,21 @@ sequence_loss divides by Σ s_i + 1e-12 instead, over time, batch or both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from losswire_proto import rules
+from losswire_proto import dtypes, rules
 from losswire_proto.losses import SequenceLoss
+from losswire_server.rows import LossSum, Weighting
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
     from losswire_server.requests import LossRequest
-
-Float64s: TypeAlias = npt.NDArray[np.float64]
-Int64s: TypeAlias = npt.NDArray[np.int64]
-Bools: TypeAlias = npt.NDArray[np.bool_]
+    from losswire_server.rows import Bools, Float64s, Int64s
 
 SEQUENCE_EPSILON: Final = 1e-12
 """What sequence_loss adds to the sum of the weights, so that padding alone gives 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class Weighting:
-    """What each row of a request counts for, rows in row-major order of the examples.
-
-    Attributes:
-        ids: the class of each row, safe to index with (0 where the row is ignored or invalid);
-            None where labels are no ids.
-        weight: what each loss is multiplied by; NaN for rows whose id is out of range and shall
-            be NaN.
-        scale: what each gradient is multiplied by.
-        no_loss: rows whose loss is 0 whatever their logits hold; None for none.
-        no_grad: the same for gradients: ignored rows, or all of a mean over nothing that is 0.
-        divisor: of the mean; 1 for other reductions. One for each output of sequence_loss.
-        is_empty_zero: the mean is over nothing, and that shall be 0.
-        is_scale_nan: it is over nothing, and all its gradients are NaN.
-    """
-
-    ids: Int64s | None
-    weight: Float64s
-    scale: Float64s
-    no_loss: Bools | None
-    no_grad: Bools | None
-    divisor: float | Float64s
-    is_empty_zero: bool = False
-    is_scale_nan: bool = False
 
 
 def weigh(request: LossRequest) -> Weighting:
@@ -97,14 +66,19 @@ def reduce(request: LossRequest, weighting: Weighting, per_example: Array) -> Ar
         return _reduce_sequences(request, loss, weighting, per_example)
     if request.call.reduction == "none":
         return None
+    total = LossSum()
+    total.add(per_example)
+    return reduced(request, weighting, total)
+
+
+def reduced(request: LossRequest, weighting: Weighting, total: LossSum) -> Array:
+    """The loss that a sum of per-example losses becomes."""
+    dtype = dtypes.compute_dtype(request.logits.dtype)
     if weighting.is_empty_zero:
-        return np.zeros((), per_example.dtype)
-    # As one float64 array, not by the `dtype` argument of `sum`: that would convert piecewise and
-    # give up pairwise summation over the whole.
-    total = per_example.reshape(-1).astype(np.float64, copy=False).sum()
+        return np.zeros((), dtype)
     with np.errstate(all="ignore"):
-        mean = total / weighting.divisor if weighting.divisor else np.nan
-        return np.asarray(mean, per_example.dtype)
+        mean = total.value() / weighting.divisor if weighting.divisor else np.nan
+        return np.asarray(mean, dtype)
 
 
 def _all(value: float, rows: int) -> Float64s:

@@ -1,0 +1,51 @@
+"""Which way a tensor goes: in one message, as a stream of row blocks, or through shared memory.
+
+Chosen by size, unless the client was told one. Results have the same bits whichever way they came.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+from losswire._errors import InvalidInput
+from losswire._inline import inline
+from losswire._results import loss_result
+from losswire._stream import stream
+
+if TYPE_CHECKING:
+    from losswire._calls import Plan
+    from losswire._requests import Asked
+    from losswire._results import LossResult, Outputs
+    from losswire_proto.dtypes import Array
+
+Transport: TypeAlias = Literal["auto", "inline", "stream", "shared"]
+
+INLINE_BYTES: Final = 1 << 20
+"""The largest tensors, together, that go in one message unless told otherwise."""
+
+
+class Paths:
+    """The ways to the server that a client may take."""
+
+    def __init__(self, transport: Transport) -> None:
+        if transport not in {"auto", "inline", "stream", "shared"}:
+            raise InvalidInput(
+                "transport: expected one of 'auto', 'inline', 'stream', 'shared',"
+                f" received {transport!r}"
+            )
+        self._transport = transport
+
+    def compute(self, asked: Asked) -> Plan[LossResult]:
+        """One loss and what was asked for with it."""
+        return loss_result((yield from self._take(asked)))
+
+    def transform(self, asked: Asked) -> Plan[Array]:
+        """The output of what is no loss."""
+        return (yield from self._take(asked))["output"]
+
+    def _take(self, asked: Asked) -> Plan[Outputs]:
+        if self._transport == "inline":
+            return inline(asked)
+        if self._transport == "stream" or asked.nbytes > INLINE_BYTES:
+            return stream(asked)
+        return inline(asked)
