@@ -47,6 +47,7 @@ class AsyncClient(
 
     async def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
+        await asyncio.to_thread(self._let_go)
         self._connection.close()
 
     async def __aenter__(self) -> Self:
@@ -61,11 +62,13 @@ class AsyncClient(
         await self.close()
 
     async def _call(self, make: Callable[[], Plan[Any]], limit: float | None) -> Any:
+        self._connection.channel()  # a closed client says so before anything else
         seconds, plan = self._seconds(limit), make()
         deadline = time.monotonic() + seconds
         step = self._advance(plan, seconds)
         while not isinstance(step, Done):
-            reply = self._begin(step, max(0.0, deadline - time.monotonic()))
+            with self._errors_as_ours(seconds):
+                reply = self._begin(step, max(0.0, deadline - time.monotonic()))
             await _done(reply)
             step = self._advance(plan, seconds, reply.result)
         return step.result

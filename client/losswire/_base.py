@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from abc import abstractmethod
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import grpc
@@ -17,17 +17,18 @@ from google.protobuf.message import DecodeError
 
 from losswire._advice import Advice
 from losswire._arrays import plain
-from losswire._calls import SERVICE, Done
-from losswire._channel import Connection, Tls
+from losswire._calls import SERVICE, Done, Unary
+from losswire._channel import ClientClosed, Connection, Tls
 from losswire._errors import InvalidInput, LosswireError, ServerError, from_rpc
 from losswire._paths import Paths, Transport
 from losswire._requests import ask
+from losswire._shared import closing
 from losswire_proto.rules import InvalidField
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from losswire._calls import Plan, Step, Streamed, Unary
+    from losswire._calls import Plan, Step, Streamed
     from losswire._results import LossResult
     from losswire_proto.dtypes import Array
     from losswire_proto.losses import Loss
@@ -117,7 +118,7 @@ class BaseClient:
         """The RPC of a step on this process's channel.
 
         Raises:
-            RuntimeError: the client has been closed.
+            ClientClosed: the client has been closed.
         """
         method: grpc.UnaryUnaryMultiCallable[bytes, bytes]
         method = self._connection.channel().unary_unary(f"/{SERVICE}/{step.rpc}")
@@ -138,13 +139,24 @@ class BaseClient:
             raise from_rpc(error, self.target, seconds) from error
         except (DecodeError, InvalidField) as error:
             raise ServerError(f"{self.target}: the reply cannot be read: {error}") from error
-        except grpc.FutureCancelledError as error:
+        except (grpc.FutureCancelledError, ClientClosed) as error:
             raise self._closed() from error
         except ValueError as error:
             # gRPC's word for a channel that another thread closed just now
             if "closed channel" in str(error):
                 raise self._closed() from error
             raise
+
+    def _let_go(self) -> None:
+        """Tells the server to forget this client's regions; it would in time by itself."""
+        calls = []
+        with suppress(RuntimeError, ValueError):  # closed before
+            method = self._unary(Unary("CloseRegion", b""))
+            for region_id in self._paths.shared.regions.close():
+                metadata = self._connection.metadata
+                calls.append(method.future(closing(region_id), timeout=1.0, metadata=metadata))
+        for call in calls:
+            call.exception()  # waited for; whatever it is
 
     def _closed(self) -> LosswireError:
         return ServerError(f"{self.target}: the client was closed", grpc.StatusCode.CANCELLED)

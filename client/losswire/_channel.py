@@ -30,6 +30,10 @@ _OPTIONS: Final = (
 )
 
 
+class ClientClosed(RuntimeError):  # noqa: N818 -- it reads as what happened
+    """A call on a client that has been closed."""
+
+
 class Connection:
     """Channels to `target`, one in each process that makes a call."""
 
@@ -49,10 +53,10 @@ class Connection:
         """This process's channel.
 
         Raises:
-            RuntimeError: the client has been closed.
+            ClientClosed: the client has been closed.
         """
         if self._is_closed:
-            raise RuntimeError("the client has been closed")
+            raise ClientClosed("the client has been closed")
         pid, channel = self._owned
         if pid != os.getpid():
             # Kept, because its destructor would wait for threads that only the parent has.

@@ -34,6 +34,7 @@ class Client(LossMethods[LossResult, ServerInfo, Array]):
 
     def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
+        self._let_go()
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -48,6 +49,7 @@ class Client(LossMethods[LossResult, ServerInfo, Array]):
         self.close()
 
     def _call(self, make: Callable[[], Plan[Any]], limit: float | None) -> Any:
+        self._connection.channel()  # a closed client says so before anything else
         seconds, plan = self._seconds(limit), make()
         deadline = time.monotonic() + seconds
         step = self._advance(plan, seconds)

@@ -8,12 +8,17 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+import numpy as np
+
 from losswire._cross_entropies import CrossEntropyMethods
 from losswire._requests import server_info
 from losswire_proto import losses
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from losswire._requests import Gradients
+    from losswire_proto.dtypes import Array
     from losswire_proto.options import (
         EmptyMean,
         FocalForm,
@@ -33,8 +38,9 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
         target: `host:port`, `unix:/path`, `dns:///name:port` or `ipv4:a:1,b:2`. Default: the
             environment's `LOSSWIRE_TARGET`, else `localhost:50051`.
         timeout: seconds that a call may take, unless it says otherwise.
-        transport: "auto" picks the path by size and place; the others force one. This version
-            has the path "inline" only.
+        transport: "auto" picks the path by size and place: small tensors go "inline", in one
+            message; large ones through memory that is "shared" with a server on the same host, or
+            as a "stream" of blocks of rows. The others force one.
         token: sent as a bearer token with each call.
         tls: True for the system's certificate authorities, a file of others (PEM), or gRPC's
             channel credentials. Default: no TLS.
@@ -261,6 +267,29 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
         }
         tensors = {"sample_weight": weights}
         return self._loss(losses.SequenceLoss, options, logits, targets, tensors, timeout)
+
+    def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Array:
+        """An array, not initialised, in memory that a server on the same host can look into.
+
+        Logits and labels in such arrays are not copied on their way, nor are gradients written over
+        them with `overwrite_logits`. With a server elsewhere it is an array like any other. Its
+        memory is used again when the array and all its views are gone; a forked child sees the
+        same memory, not a copy.
+
+        Args:
+            shape: of the array.
+            dtype: of its elements.
+
+        Example:
+            >>> logits = client.empty((2, 3))
+            >>> logits[...] = [[2.0, 1.0, 0.5], [1.0, 0.5, 0.0]]
+            >>> client.softmax_cross_entropy(logits, [0, 1]).loss.round(4).tolist()
+            [0.4644, 1.1803]
+
+        Raises:
+            InvalidInput: no shape or no dtype.
+        """
+        return self._paths.shared.empty(shape, dtype)
 
     def server_info(self, *, timeout: float | None = None) -> InfoT:
         """What the server is, can do and allows.

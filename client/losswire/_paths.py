@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from losswire._errors import InvalidInput
 from losswire._inline import inline
 from losswire._results import loss_result
+from losswire._shared import CannotShare, SharedMemory
 from losswire._stream import stream
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Paths:
                 f" received {transport!r}"
             )
         self._transport = transport
+        self.shared = SharedMemory()
 
     def compute(self, asked: Asked) -> Plan[LossResult]:
         """One loss and what was asked for with it."""
@@ -44,8 +46,24 @@ class Paths:
         return (yield from self._take(asked))["output"]
 
     def _take(self, asked: Asked) -> Plan[Outputs]:
-        if self._transport == "inline":
-            return inline(asked)
-        if self._transport == "stream" or asked.nbytes > INLINE_BYTES:
-            return stream(asked)
-        return inline(asked)
+        match self._transport:
+            case "inline":
+                return inline(asked)
+            case "stream":
+                return stream(asked)
+            case "shared":
+                return self._shared(asked)
+            case _:
+                return inline(asked) if asked.nbytes <= INLINE_BYTES else self._large(asked)
+
+    def _shared(self, asked: Asked) -> Plan[Outputs]:
+        try:
+            return (yield from self.shared.compute(asked))
+        except CannotShare as error:
+            raise InvalidInput(f"transport: 'shared' cannot be used: {error}") from error
+
+    def _large(self, asked: Asked) -> Plan[Outputs]:
+        try:
+            return (yield from self.shared.compute(asked))
+        except CannotShare:
+            return (yield from stream(asked))

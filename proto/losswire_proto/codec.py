@@ -61,7 +61,7 @@ def parse(kind: type[MessageT], payload: bytes) -> tuple[MessageT, Views]:
         return kind.FromString(payload), {}
     views: dict[Path, memoryview] = {}
     try:
-        rest = _cut(memoryview(payload), LAYOUTS[kind], (), views)
+        rest = _cut(memoryview(payload), LAYOUTS.get(kind, {}), (), views)
     except _Unusual:
         return kind.FromString(payload), {}
     return kind.FromString(b"".join(rest)), views

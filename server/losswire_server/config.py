@@ -67,6 +67,10 @@ class ServerSettings(BaseSettings):
     stream_bytes: Annotated[
         int, Field(ge=4096, description="bytes of streamed blocks in flight, over all streams")
     ] = 256 * MIB
+    max_region_bytes: Annotated[
+        int,
+        Field(ge=0, description="memory that a process on this host may share; 0 for none"),
+    ] = 4096 * MIB
     max_batch_rows: Annotated[int, Field(ge=1, description="rows computed together")] = 1 << 17
     max_batch_bytes: Annotated[int, Field(ge=1, description="bytes computed together")] = 64 * MIB
     max_wait_us: Annotated[

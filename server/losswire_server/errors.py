@@ -1,6 +1,7 @@
 """The errors of the server, each with the gRPC status it becomes.
 
 wire → validation ── InvalidRequest (INVALID_ARGUMENT) · Unsupported (UNIMPLEMENTED)
+                     UnknownRegion (NOT_FOUND) · NotAllowed (PERMISSION_DENIED)
          → admission ── Overloaded (RESOURCE_EXHAUSTED) · Draining (UNAVAILABLE)
            → batcher ── Expired (DEADLINE_EXCEEDED)
              → engine ── whatever else happens: INTERNAL, with an incident id
@@ -8,6 +9,8 @@ wire → validation ── InvalidRequest (INVALID_ARGUMENT) · Unsupported (UNI
 RequestFailed
 ├── InvalidRequest
 ├── Unsupported
+├── UnknownRegion
+├── NotAllowed
 ├── Overloaded
 ├── Draining
 └── Expired
@@ -37,6 +40,18 @@ class Unsupported(RequestFailed):
     """The request is sound, but this version does not have what it asks for."""
 
     status = grpc.StatusCode.UNIMPLEMENTED
+
+
+class UnknownRegion(RequestFailed):
+    """Shared memory that is not open, or not any more."""
+
+    status = grpc.StatusCode.NOT_FOUND
+
+
+class NotAllowed(RequestFailed):
+    """Something that this client may not do."""
+
+    status = grpc.StatusCode.PERMISSION_DENIED
 
 
 class Overloaded(RequestFailed):

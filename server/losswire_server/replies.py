@@ -17,9 +17,11 @@ _BLOCK: Final = pb.ComputeStreamResponse.DESCRIPTOR.fields_by_name["block"].numb
 _ROWS: Final = pb.ResultBlock.DESCRIPTOR.fields_by_name["rows"].number
 
 
-def encode_compute(result: LossResult) -> bytes:
-    """The bytes of the `ComputeResponse` that carries a result."""
-    return tensors.write(pb.ComputeResponse(), _arrays(result), {})
+def encode_compute(request: LossRequest, result: LossResult) -> bytes:
+    """The bytes of the `ComputeResponse` that carries what has not been written elsewhere."""
+    arrays = _arrays(result)
+    left = {name: array for name, array in arrays.items() if name not in request.destinations}
+    return tensors.write(pb.ComputeResponse(), left, {})
 
 
 def encode_block(request: LossRequest, result: LossResult) -> bytes:

@@ -53,6 +53,10 @@ class LossRequest:
         sample_weight: finite floats that broadcast to the examples; None for 1 everywhere.
         class_weight: finite floats >= 0, `[classes]`; None for 1 everywhere.
         pos_weight: finite floats >= 0 that broadcast to the logits; None for 1 everywhere.
+        destinations: arrays that results are written to, by the names of their fields in
+            `ComputeResponse`; other results get memory of their own.
+        mapped_bytes: of logits and labels that lie in memory of the client.
+        is_in_place: one of them lies over the logits or labels, which are then read before.
         block: for a block of a streamed request, what it knows of the whole; its labels are then
             those that came with it, and its result has no reduced loss.
     """
@@ -65,6 +69,9 @@ class LossRequest:
     sample_weight: Array | None = None
     class_weight: Array | None = None
     pos_weight: Array | None = None
+    destinations: Mapping[str, Array] = field(default_factory=dict)
+    mapped_bytes: int = 0
+    is_in_place: bool = False
     block: Block | None = None
 
     @property
@@ -105,6 +112,12 @@ class LossRequest:
             if self.is_broadcast:  # sums in float64
                 results += self.logits.size * 8
         return self.logits.nbytes + labels + results
+
+    @property
+    def held_bytes(self) -> int:
+        """The part of `nbytes` that is this server's own memory, not shared by the client."""
+        shared = sum(array.nbytes for array in self.destinations.values())
+        return self.nbytes - shared - self.mapped_bytes
 
     @property
     def batch_key(self) -> BatchKey:

@@ -26,6 +26,7 @@ from losswire_server.admission import Admission, Window
 from losswire_server.batcher import Batcher, BatchLimits
 from losswire_server.engine.selection import choose_engine
 from losswire_server.errors import StartupError
+from losswire_server.regions import Regions
 from losswire_server.requests import LossRequest
 from losswire_server.service import SERVED, SERVICE, LossService
 
@@ -61,9 +62,9 @@ async def serve(
     warm_up(engine)
     limits = BatchLimits(settings.max_batch_rows, settings.max_batch_bytes, settings.max_wait_us)
     batcher, admission = Batcher(engine, limits), Admission(settings.queue_bytes)
-    service = LossService(
-        batcher, admission, Window(settings.stream_bytes), _info(settings, engine)
-    )
+    regions = Regions(settings.max_region_bytes)
+    window = Window(settings.stream_bytes)
+    service = LossService(batcher, admission, window, regions, _info(settings, engine))
     checks = health.aio.HealthServicer()
     server = _grpc_server(settings, service, checks)
     target = _bind(server, settings)
@@ -79,6 +80,7 @@ async def serve(
     is_drained = await admission.drain(settings.drain_seconds)
     await server.stop(grace=None)
     await batcher.close()
+    regions.close_all()
     engine.close()
     log.info("stopped", drained=is_drained)
 
@@ -167,6 +169,7 @@ def _info(settings: ServerSettings, engine: Engine) -> pb.GetServerInfoResponse:
             queue_bytes=settings.queue_bytes,
             max_batch_rows=settings.max_batch_rows,
             max_batch_bytes=settings.max_batch_bytes,
+            max_region_bytes=settings.max_region_bytes,
         ),
         host=_host(),
     )

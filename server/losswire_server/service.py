@@ -19,18 +19,19 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server import replies, validation
 from losswire_server.errors import InvalidRequest, Overloaded, RequestFailed, Unsupported
 from losswire_server.streaming import StreamRun
 from losswire_server.streams import Stream
 
 if TYPE_CHECKING:
-    from losswire_proto.v1 import loss_service_pb2 as pb
     from losswire_server.admission import Admission, Window
     from losswire_server.batcher import Batcher
+    from losswire_server.regions import Regions
 
 SERVICE: Final = "losswire.v1.LossService"
-SERVED: Final = ("Compute", "ComputeStream", "GetServerInfo")
+SERVED: Final = ("Compute", "ComputeStream", "GetServerInfo", "OpenRegion", "CloseRegion")
 """The RPCs of this version; the others answer UNIMPLEMENTED."""
 
 _LONGEST_MESSAGE: Final = 2000
@@ -49,12 +50,14 @@ class LossService:
         batcher: computes requests.
         admission: says whether there is room for them.
         window: has room for the blocks of streams.
+        regions: memory that clients share.
         info: what GetServerInfo answers.
     """
 
     batcher: Batcher
     admission: Admission
     window: Window
+    regions: Regions
     info: pb.GetServerInfoResponse
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -66,17 +69,28 @@ class LossService:
             {
                 "Compute": unary(self._guarded(self._compute)),
                 "GetServerInfo": unary(self._guarded(self._server_info)),
-                "OpenRegion": unary(self._guarded(_unserved("OpenRegion"))),
-                "CloseRegion": unary(self._guarded(_unserved("CloseRegion"))),
+                "OpenRegion": unary(self._guarded(self._open_region)),
+                "CloseRegion": unary(self._guarded(self._close_region)),
                 "ComputeStream": stream(self._guarded_stream(self._compute_stream)),
                 "ComputeMany": stream(self._unserved_stream("ComputeMany")),
             },
         )
 
     async def _compute(self, payload: bytes, context: Context) -> bytes:
-        request = validation.parse_compute(payload)
-        _at_end(context, self.admission.take(request.nbytes))
-        return replies.encode_compute(await self.batcher.submit(request, _deadline(context)))
+        request = validation.parse_compute(payload, self.regions)
+        _at_end(context, self.admission.take(request.held_bytes))
+        result = await self.batcher.submit(request, _deadline(context))
+        return replies.encode_compute(request, result)
+
+    async def _open_region(self, payload: bytes, context: Context) -> bytes:
+        message = validation.parse_region(payload, context.peer(), self.regions.limit)
+        file = message.process_file
+        opened = await self.regions.open(file.pid, file.fd, message.size_bytes, message.proof)
+        return pb.OpenRegionResponse(region_id=opened).SerializeToString()
+
+    async def _close_region(self, payload: bytes, _context: Context) -> bytes:
+        self.regions.close(validation.parse(pb.CloseRegionRequest, payload).region_id)
+        return pb.CloseRegionResponse().SerializeToString()
 
     async def _compute_stream(
         self, messages: AsyncIterator[bytes], context: Context

@@ -16,7 +16,8 @@ from google.protobuf.message import DecodeError
 from losswire_proto import codec, dtypes, rules, tensors, wire
 from losswire_proto.rules import InvalidField, Spec
 from losswire_proto.v1 import loss_service_pb2 as pb
-from losswire_server.errors import InvalidRequest, Unsupported
+from losswire_server import placing
+from losswire_server.errors import InvalidRequest, NotAllowed, Unsupported
 from losswire_server.requests import LossRequest
 from losswire_server.streams import StreamStart
 
@@ -27,21 +28,25 @@ if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
     from losswire_proto.losses import LossCall
     from losswire_proto.options import Reading
+    from losswire_proto.tensors import Region
+    from losswire_proto.v1 import tensor_pb2
+    from losswire_server.regions import Regions
     from losswire_server.streams import Stream
 
 _BLOCK: Final = pb.ComputeStreamRequest.DESCRIPTOR.fields_by_name["block"].number
 
 
-def parse_compute(payload: bytes) -> LossRequest:
+def parse_compute(payload: bytes, regions: Regions) -> LossRequest:
     """The request in the bytes of a `ComputeRequest`.
 
     Raises:
         InvalidRequest: not such a message, or one that breaks a rule.
         Unsupported: a loss or option that this version does not have.
+        UnknownRegion: a tensor or result in a region that is not open.
     """
     message, views = _parse(pb.ComputeRequest, payload)
     with _refusals():
-        return _request(message, views)
+        return _request(message, views, regions)
 
 
 def parse_start(payload: bytes) -> StreamStart:
@@ -84,6 +89,44 @@ def parse_block(payload: bytes, stream: Stream) -> LossRequest:
     return stream.block(logits, None)
 
 
+def parse_region(payload: bytes, peer: str, limit: int) -> pb.OpenRegionRequest:
+    """What a client announces.
+
+    Args:
+        payload: the bytes of an `OpenRegionRequest`.
+        peer: the client's address, as gRPC names it.
+        limit: bytes that a process may share; 0 where none may.
+
+    Raises:
+        InvalidRequest: not such a message, or no source in it.
+        Unsupported: a source that this version does not have.
+        NotAllowed: memory is not shared, or not with this peer.
+    """
+    if not limit or not _is_local(peer):
+        raise NotAllowed("this server shares no memory with this client")
+    message = parse(pb.OpenRegionRequest, payload)
+    match message.WhichOneof("source"):
+        case "process_file":
+            return message
+        case None:
+            raise InvalidRequest("source: expected process_file, received nothing")
+        case other:
+            raise Unsupported(f"{other}: this server does not share memory this way yet")
+
+
+def _is_local(peer: str) -> bool:
+    return peer.startswith(("unix:", "ipv4:127.", "ipv6:%5B::1%5D", "ipv6:[::1]"))
+
+
+def parse(kind: type[MessageT], payload: bytes) -> MessageT:
+    """A message without large fields.
+
+    Raises:
+        InvalidRequest: the bytes are not such a message.
+    """
+    return _parse(kind, payload)[0]
+
+
 def _parse(kind: type[MessageT], payload: bytes) -> tuple[MessageT, Views]:
     try:
         return codec.parse(kind, payload)
@@ -111,9 +154,9 @@ def _start(message: pb.ComputeStreamStart) -> StreamStart:
     call = wire.decode_call(message.options)
     logits = _imagined(tensors.read_spec(call.loss.input_name, message.logits_spec))
     axis = rules.class_axis(Spec.of(logits), call.axis, call.loss.input_name)
-    weights = _weights(message, {})
+    weights = _weights(message, {}, None)
     if not message.HasField("labels_spec"):
-        labels, reading = _labels(message, {}, call, logits, axis, "class_weight" in weights)
+        labels, reading = _labels(message, {}, None, call, logits, axis, "class_weight" in weights)
         rules.check_weights(call, Spec.of(logits), axis, weights)
         return StreamStart(LossRequest(call, logits, axis, labels, reading, **weights), False)
     name = call.loss.labels_name
@@ -139,31 +182,43 @@ def _imagined(spec: Spec) -> Array:
     return np.broadcast_to(np.zeros((), spec.dtype), spec.shape)
 
 
-def _weights(message: pb.ComputeRequest | pb.ComputeStreamStart, views: Views) -> dict[str, Any]:
-    return {
-        name: tensors.decode_field(name, message, name, views)
-        for name in ("sample_weight", "class_weight", "pos_weight")
-        if message.HasField(name)
-    }
+def _weights(
+    message: pb.ComputeRequest | pb.ComputeStreamStart, views: Views, find: Region | None
+) -> dict[str, Any]:
+    weights = {}
+    for name in ("sample_weight", "class_weight", "pos_weight"):
+        if message.HasField(name):
+            weight = tensors.decode_field(name, message, name, views, find)
+            weights[name] = weight.copy() if getattr(message, name).HasField("region") else weight
+    return weights
 
 
-def _request(message: pb.ComputeRequest, views: Views) -> LossRequest:
+def _request(message: pb.ComputeRequest, views: Views, regions: Regions) -> LossRequest:
     for required in ("options", "logits"):
         if not message.HasField(required):
             raise InvalidField(required, "to be set", "nothing")
-    _refuse_destinations(message)
     call = wire.decode_call(message.options)
-    logits = tensors.decode_field(call.loss.input_name, message, "logits", views)
+    find = _finder(regions)
+    logits = tensors.decode_field(call.loss.input_name, message, "logits", views, find)
     axis = rules.class_axis(Spec.of(logits), call.axis, call.loss.input_name)
-    weights = _weights(message, views)
-    labels, reading = _labels(message, views, call, logits, axis, "class_weight" in weights)
+    weights = _weights(message, views, find)
+    labels, reading = _labels(message, views, find, call, logits, axis, "class_weight" in weights)
     rules.check_weights(call, Spec.of(logits), axis, weights)
-    return LossRequest(call, logits, axis, labels, reading, **weights)
+    request = LossRequest(call, logits, axis, labels, reading, **weights)
+    return placing.place(message, request, regions)
+
+
+def _finder(regions: Regions) -> Region:
+    def find(field: str, message: tensor_pb2.RegionSlice) -> memoryview:
+        return regions.find(field, message.region_id, message.offset, message.length)
+
+    return find
 
 
 def _labels(
     message: pb.ComputeRequest | pb.ComputeStreamStart,
     views: Views,
+    find: Region | None,
     call: LossCall,
     logits: Array,
     axis: int,
@@ -176,17 +231,13 @@ def _labels(
         return None, "none"
     if not message.HasField("labels"):
         raise InvalidField(name, "to be set", "nothing")
-    labels = tensors.decode_field(name, message, "labels", views)
+    labels = tensors.decode_field(name, message, "labels", views, find)
+    if message.labels.HasField("region") and labels.shape != logits.shape:
+        # What is checked here is what is computed with later, whatever the client writes meanwhile:
+        # ids index memory.
+        labels = labels.copy()
     spec = Spec.of(logits)
     reading = rules.read_labels(
         call, logits=spec, axis=axis, labels=labels, has_class_weight=has_class_weight
     )
     return labels, reading
-
-
-def _refuse_destinations(message: pb.ComputeRequest) -> None:
-    """There are no regions yet, so a destination can only name an unknown one."""
-    for descriptor, region in message.destinations.ListFields():
-        raise InvalidField(
-            f"destinations.{descriptor.name}", "the id of an open region", repr(region.region_id)
-        )

@@ -253,7 +253,7 @@ REGION = tensor_pb2.RegionSlice(region_id="nowhere", length=24)
 ELSEWHERE = without()
 ELSEWHERE.logits.ClearField("data")
 ELSEWHERE.logits.region.CopyFrom(REGION)
-PLACED = message()
+PLACED = message(grad_logits=True)
 PLACED.destinations.grad_logits.CopyFrom(REGION)
 
 SEQUENCES = message(logits=np.zeros((2, 3, 4), np.float32), labels=np.zeros((3, 4), np.int32))
@@ -268,8 +268,6 @@ SERVER_ONLY = {
     "dtype zero": (of_dtype(0), "logits.dtype: expected a known DataType"),
     "dtype unknown": (of_dtype(77), "logits.dtype: expected a known DataType"),
     "two storages": (changed(region=REGION), "logits: expected one storage"),
-    "unknown region": (ELSEWHERE, "logits.region: expected the id of an open region"),
-    "unknown destination": (PLACED, "destinations.grad_logits: expected the id of an open region"),
     "no logits": (without("logits"), "logits: expected to be set, received nothing"),
     "no labels": (without("labels"), "labels: expected to be set, received nothing"),
     "no options": (without("options"), "options: expected to be set, received nothing"),
@@ -283,6 +281,21 @@ SERVER_ONLY = {
 def test_broken_messages(stub, request_, words):
     """What only another client can send is refused by the server."""
     assert words in refusal(stub, request_)
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (ELSEWHERE, "logits.region: expected the id of an open region, received 'nowhere'"),
+        (PLACED, "destinations.grad_logits: expected the id of an open region"),
+    ],
+)
+def test_regions_that_are_not_open(stub, request_, words):
+    """A region that the server does not know is NOT_FOUND, for a client to open it again."""
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Compute(request_, timeout=20)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert words in caught.value.details()
 
 
 def test_bytes_that_are_no_message(server):

@@ -231,14 +231,16 @@ class HostIdentity(_message.Message):
     def __init__(self, boot_id: _Optional[str] = ..., pid_namespace: _Optional[int] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class OpenRegionRequest(_message.Message):
-    __slots__ = ("process_file", "shared_file", "size_bytes")
+    __slots__ = ("process_file", "shared_file", "size_bytes", "proof")
     PROCESS_FILE_FIELD_NUMBER: _ClassVar[int]
     SHARED_FILE_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
     process_file: ProcessFile
     shared_file: str
     size_bytes: int
-    def __init__(self, process_file: _Optional[_Union[ProcessFile, _Mapping]] = ..., shared_file: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    proof: bytes
+    def __init__(self, process_file: _Optional[_Union[ProcessFile, _Mapping]] = ..., shared_file: _Optional[str] = ..., size_bytes: _Optional[int] = ..., proof: _Optional[bytes] = ...) -> None: ...
 
 class ProcessFile(_message.Message):
     __slots__ = ("pid", "fd")

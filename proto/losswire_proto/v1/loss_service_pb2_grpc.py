@@ -89,7 +89,8 @@ class LossServiceServicer(object):
 
     def Compute(self, request, context):
         """One loss over one tensor, in one message each way. Statuses as above; INVALID_ARGUMENT and
-        RESOURCE_EXHAUSTED are the ones that depend on the request.
+        RESOURCE_EXHAUSTED are the ones that depend on the request, and NOT_FOUND for a region that is
+        not open (any more).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,8 +131,8 @@ class LossServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CloseRegion(self, request, context):
-        """Ends the use of a region; calls in flight on it finish first. NOT_FOUND for an unknown id,
-        otherwise statuses as above.
+        """Ends the use of a region; calls in flight on it finish all the same. NOT_FOUND for an unknown
+        id, otherwise statuses as above.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

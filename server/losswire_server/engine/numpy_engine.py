@@ -11,7 +11,7 @@ import math
 import os
 import queue
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -131,7 +131,10 @@ def _work(request: LossRequest) -> Work:
         pos_weight = np.broadcast_to(request.pos_weight, logits.shape).reshape(by_row)
     dtype = dtypes.compute_dtype(logits.dtype)
     is_dense = call.grad_logits or request.reading == "none"
-    is_grad_labels = call.grad_labels and labels is not None
+    dense = "output" if request.reading == "none" else "grad_logits"
+    grad_labels = None
+    if call.grad_labels and labels is not None:
+        grad_labels = _destination(request, "grad_labels", by_row, labels.dtype)
     return Work(
         request=request,
         weighting=weigh(request) if block is None else block.weighting,
@@ -139,9 +142,9 @@ def _work(request: LossRequest) -> Work:
         labels=labels,
         label_table=table,
         pos_weight=pos_weight,
-        per_example=np.empty(request.rows, dtype),
-        dense=np.empty(by_row, logits.dtype) if is_dense else None,
-        grad_labels=np.empty_like(labels) if is_grad_labels else None,
+        per_example=_destination(request, "per_example", (request.rows,), dtype),
+        dense=_destination(request, dense, by_row, logits.dtype) if is_dense else None,
+        grad_labels=grad_labels,
         extras={
             name: np.empty(request.rows, np.int64 if name == "argmax" else dtype)
             for name in getattr(call.loss, "extras", ())
@@ -149,6 +152,15 @@ def _work(request: LossRequest) -> Work:
         label_gradient=label_gradient,
         first_row=0 if block is None else block.first_row,
     )
+
+
+def _destination(
+    request: LossRequest, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Array:
+    """Where a result is written to: where the request says, or memory of its own."""
+    if name in request.destinations:
+        return request.destinations[name].reshape(shape)
+    return np.empty(shape, dtype)
 
 
 def _compute_tile(tile: Tile, scratch: Scratch) -> None:
@@ -243,6 +255,8 @@ def _result(work: Work) -> LossResult:
         grad_labels = work.grad_labels.reshape(request.labels.shape)
     elif work.label_gradient is not None and request.labels is not None:
         grad_labels = work.label_gradient.value(request.labels, request.axis, request.logits.ndim)
+        if "grad_labels" in request.destinations:
+            request.destinations["grad_labels"][...] = grad_labels
     return LossResult(
         loss=reduce(request, work.weighting, work.per_example) if request.block is None else None,
         per_example=work.per_example.reshape(request.example_shape),

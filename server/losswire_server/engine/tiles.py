@@ -167,9 +167,11 @@ def blank(tile: Tile, rows: Array, mask_of: Callable[[Weighting], Array | None])
 def gather(tile: Tile, arrays: Sequence[Array], buffer: Array) -> Array:
     """The tile's rows of one array `[outer, classes, inner]` per piece, as `[rows, classes]`.
 
-    A view where the rows lie so already, otherwise in `buffer`, whose dtype decides.
+    A view where the rows lie so already and will not be written before they are read, otherwise in
+    `buffer`, whose dtype decides.
     """
-    view = target(tile, arrays, buffer)
+    is_in_place = tile[0].work.request.is_in_place
+    view = buffer if is_in_place else target(tile, arrays, buffer)
     if view is buffer:
         for piece, array, rows in zip(tile, arrays, split(tile, buffer), strict=True):
             block = piece.block(array)

@@ -1,0 +1,243 @@
+"""The path of large tensors on the same host: the server reads and writes the client's memory.
+
+Only handles travel. Arrays that already lie in a region (`client.empty`) are not copied at all;
+others are copied into one, where their gradient then takes their place, and the caller gets the
+array in the region itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+import numpy as np
+
+from losswire import _regions
+from losswire._calls import Plan, Unary
+from losswire._errors import InvalidInput, LosswireError, PermissionDenied, ServerBusy, ServerError
+from losswire._inline import read_outputs
+from losswire._regions import Region, Regions
+from losswire._stream import is_blockwise
+from losswire_proto import dtypes, tensors, wire
+from losswire_proto.rules import Spec
+from losswire_proto.v1 import loss_service_pb2 as pb
+from losswire_proto.v1 import tensor_pb2
+
+if TYPE_CHECKING:
+    from losswire._requests import Asked
+    from losswire._results import Outputs
+    from losswire_proto.dtypes import Array
+
+INLINE_BYTES: Final = 128 << 10
+"""Tensors besides the logits that are smaller travel in the message."""
+
+
+class CannotShare(Exception):  # noqa: N818 -- another path will do
+    """Client and server share no memory; the message says why."""
+
+
+class SharedMemory:
+    """The regions of a client, and whether its server can look into them."""
+
+    def __init__(self) -> None:
+        self.regions = Regions()
+        self._obstacle: str | None = None if _regions.IS_POSSIBLE else "this platform has no memfd"
+        self._is_asked = False
+
+    def empty(self, shape: Any, dtype: Any) -> Array:
+        """An array in a region, or where it cannot be, one like any other.
+
+        Raises:
+            InvalidInput: no shape or no dtype.
+        """
+        try:
+            # NumPy knows what they are; a shape of no memory costs nothing.
+            spec = Spec.of(np.broadcast_to(np.zeros((), dtype), shape))
+        except (TypeError, ValueError) as error:
+            allowed = "shape, dtype: expected lengths >= 0 and a NumPy dtype"
+            raise InvalidInput(f"{allowed}, received {shape!r}, {dtype!r}") from error
+        if self._obstacle is not None or spec.nbytes < INLINE_BYTES:
+            return np.empty(spec.shape, spec.dtype)
+        return self.regions.empty(spec.shape, spec.dtype)
+
+    def compute(self, asked: Asked) -> Plan[Outputs]:
+        """Asks for one loss over tensors in shared memory.
+
+        Raises:
+            CannotShare: they cannot be.
+        """
+        yield from self._ask_server()
+        placed = _Placed(asked, self.regions)
+        try:
+            reply = yield from self._send(placed)
+        except BaseException:
+            # The server may still be at it, and write what nobody waits for.
+            placed.spoil()
+            raise
+        yield from self._tidy()
+        return placed.outputs(reply)
+
+    def _ask_server(self) -> Plan[None]:
+        """Finds out once whether the server is on this host and shares memory."""
+        if not self._is_asked and self._obstacle is None:
+            reply = yield Unary("GetServerInfo", pb.GetServerInfoRequest().SerializeToString())
+            info = pb.GetServerInfoResponse.FromString(reply)
+            if not info.limits.max_region_bytes:
+                self._obstacle = "the server shares no memory"
+            elif (info.host.boot_id, info.host.pid_namespace) != _host():
+                self._obstacle = "the server is on another host or in another container"
+            self._is_asked = True
+        if self._obstacle is not None:
+            raise CannotShare(self._obstacle)
+
+    def _send(self, placed: _Placed) -> Plan[bytes]:
+        yield from self._announce(placed)
+        try:
+            reply: bytes = yield Unary("Compute", placed.request_bytes())
+        except ServerError as error:
+            if error.code is not grpc.StatusCode.NOT_FOUND:
+                raise
+            # Another server by now, or one that needed the room: nothing was computed.
+            for region in placed.regions:
+                region.id = None
+            yield from self._announce(placed)
+            reply = yield Unary("Compute", placed.request_bytes())
+        return reply
+
+    def _announce(self, placed: _Placed) -> Plan[None]:
+        """Tells the server of the regions that it does not know."""
+        for region in placed.regions:
+            if region.id is not None:
+                continue
+            try:
+                reply = yield Unary("OpenRegion", region.announcement())
+            except (PermissionDenied, InvalidInput, ServerBusy, ServerError) as error:
+                if not isinstance(error, ServerBusy):
+                    self._obstacle = str(error)
+                raise CannotShare(str(error)) from error
+            region.id = pb.OpenRegionResponse.FromString(reply).region_id
+
+    def _tidy(self) -> Plan[None]:
+        """Tells the server of regions that are not kept."""
+        for region_id in self.regions.closing():
+            try:
+                yield Unary("CloseRegion", closing(region_id))
+            except LosswireError:
+                continue  # it lets them go by itself, in time
+
+
+def closing(region_id: str) -> bytes:
+    """The message that ends the use of a region."""
+    return pb.CloseRegionRequest(region_id=region_id).SerializeToString()
+
+
+def _host() -> tuple[str, int]:
+    """What tells this host and pid namespace from others."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return boot_id, Path("/proc/self/ns/pid").stat().st_ino
+
+
+class _Placed:
+    """A request with its large tensors, and those of its results, in regions.
+
+    Attributes:
+        regions: all that it uses.
+    """
+
+    def __init__(self, asked: Asked, regions: Regions) -> None:
+        self._asked = asked
+        self._regions = regions
+        self._inline: dict[str, Array] = {}
+        self._inputs: dict[str, Array] = {}
+        self._results: dict[str, Array] = {}
+        self.regions: list[Region] = []
+        call, logits = asked.call, asked.logits
+        given = {**asked.weights, "logits": logits}
+        if asked.labels is not None:
+            given["labels"] = asked.labels
+        for name, array in given.items():
+            if name == "logits" or array.nbytes >= INLINE_BYTES:
+                self._inputs[name] = self._in_region(array)
+            else:
+                self._inline[name] = array
+        if call.grad_logits or asked.reading == "none":
+            name = "output" if asked.reading == "none" else "grad_logits"
+            self._results[name] = self._over("logits", logits, asked.overwritten is not None)
+        if call.grad_labels and asked.labels is not None and "labels" in self._inputs:
+            is_same_shape = is_blockwise(asked)
+            self._results["grad_labels"] = (
+                self._over("labels", asked.labels, False)
+                if is_same_shape
+                else self._fresh(asked.labels.shape, asked.labels.dtype)
+            )
+        dtype = dtypes.compute_dtype(logits.dtype)
+        if asked.reading != "none" and asked.rows * dtype.itemsize >= INLINE_BYTES:
+            self._results["per_example"] = self._fresh(asked.example_shape, dtype)
+
+    def request_bytes(self) -> bytes:
+        """The `ComputeRequest`, once all regions have been announced."""
+        names = self._asked.names
+        message = pb.ComputeRequest(options=wire.encode_call(self._asked.call))
+        for name, array in self._inline.items():
+            getattr(message, name).CopyFrom(tensors.encode(names.get(name, name), array))
+        for name, array in self._inputs.items():
+            tensor = tensors.describe(names.get(name, name), Spec.of(array))
+            tensor.region.CopyFrom(_slice(array))
+            getattr(message, name).CopyFrom(tensor)
+        for name, array in self._results.items():
+            getattr(message.destinations, name).CopyFrom(_slice(array))
+        return message.SerializeToString()
+
+    def outputs(self, reply: bytes) -> Outputs:
+        """The results, those in regions where they are."""
+        outputs = read_outputs(reply, self._asked) | self._results
+        overwritten = self._asked.overwritten
+        if overwritten is not None:
+            if outputs["grad_logits"] is not overwritten:
+                np.copyto(overwritten, outputs["grad_logits"])
+            outputs["grad_logits"] = overwritten
+        return outputs
+
+    def spoil(self) -> None:
+        """Keeps memory that the server may still write to from being used for anything else."""
+        for array in self._results.values():
+            found = _regions.find(array)
+            if found is not None:
+                found[0].is_reusable = False
+
+    def _in_region(self, array: Array) -> Array:
+        """The array itself where it lies in a region, else a copy that does."""
+        found = _regions.find(array)
+        if found is not None:
+            self._use(found[0])
+            return array
+        copy = self._fresh(array.shape, array.dtype)
+        np.copyto(copy, array)
+        return copy
+
+    def _over(self, name: str, given: Array, is_overwritten: bool) -> Array:
+        """Where a result of an input's shape and dtype goes: over our copy of it, or elsewhere."""
+        mine = self._inputs[name]
+        if mine is given and not is_overwritten:
+            return self._fresh(given.shape, given.dtype)
+        return mine
+
+    def _fresh(self, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+        array = self._regions.empty(shape, dtype)
+        found = _regions.find(array)
+        if found is not None:
+            self._use(found[0])
+        return array
+
+    def _use(self, region: Region) -> None:
+        if region not in self.regions:
+            self.regions.append(region)
+
+
+def _slice(array: Array) -> tensor_pb2.RegionSlice:
+    found = _regions.find(array)
+    if found is None or found[0].id is None:
+        raise RuntimeError("an array of a region that is not announced")
+    region, offset = found
+    return tensor_pb2.RegionSlice(region_id=region.id, offset=offset, length=array.nbytes)
