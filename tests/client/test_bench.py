@@ -67,6 +67,17 @@ def test_an_answer_without_gradient(client):
     assert result.grad_logits.dtype == ml_dtypes.bfloat16
 
 
+def test_callers_ask_different_things(client, monkeypatch):
+    """There are as many problems as callers, or as memory allows; one's answer is not another's."""
+    first, second, third = Problem.several("softmax_cross_entropy", (4, 5), "float32", 3)
+    with pytest.raises(WrongResult):
+        second.check(first.call(client))
+    third.check(third.call(client))
+    monkeypatch.setattr("losswire.bench.problem._PROBLEM_BYTES", 2 * first.logits.nbytes)
+    assert len(Problem.several("softmax_cross_entropy", (4, 5), "float32", 3)) == 2
+    assert len(Problem.several("softmax_cross_entropy", (8, 25), "float32", 3)) == 1
+
+
 def test_percentiles_by_hand():
     """Percentiles are the nearest ranks, and of one latency all are that one."""
     assert latency_ms([0.001 * n for n in range(1, 101)]) == pytest.approx(
@@ -85,7 +96,7 @@ def test_rates_by_hand(client):
     samples = Samples(checked=1)
     samples.starts.extend([10.0, 10.5, 11.0])
     samples.latencies.extend([0.5, 1.5, 0.25])
-    load = Load(problem, {"target": "here", "transport": "inline"}, requests=3)
+    load = Load([problem], {"target": "here", "transport": "inline"}, requests=3)
     report = Report.of(load, client.server_info(), samples)
     assert report.seconds == 2.0  # from 10 to 10.5 + 1.5
     assert report.calls_per_second == 1.5
@@ -98,7 +109,7 @@ def test_rates_by_hand(client):
 def test_no_good_call(client):
     """A run in which every call failed has rates of zero and no latencies."""
     problem = Problem.make("softmax", (3, 5), "float32")
-    load = Load(problem, {"target": "here", "transport": "inline"}, requests=1)
+    load = Load([problem], {"target": "here", "transport": "inline"}, requests=1)
     samples = Samples()
     samples.failed(losswire.ServerUnavailable("gone"))
     report = Report.of(load, client.server_info(), samples)
@@ -135,10 +146,10 @@ def test_a_budget_of_time():
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_every_call_is_counted(server, kind):
     """Both clients make as many calls as asked, warm-up left out, and each caller's are checked."""
-    problem = Problem.make("softmax_cross_entropy", (4, 5), "float32")
+    problems = Problem.several("softmax_cross_entropy", (4, 5), "float32", 3)
     connection = {"target": server.target, "transport": "inline"}
     seen = []
-    load = Load(problem, connection, kind, concurrency=5, connections=2, requests=40, warm_up=1)
+    load = Load(problems, connection, kind, concurrency=5, connections=2, requests=40, warm_up=1)
     samples = run(load, lambda budget: seen.append(budget.taken))
     assert len(samples.starts) == len(samples.latencies) == 40
     assert list(samples.starts) == sorted(samples.starts)
@@ -154,13 +165,13 @@ def test_errors_are_counted_by_kind(server, kind, monkeypatch):
     problem = Problem.make("softmax_cross_entropy", (4, 5), "float32")
     connection = {"target": server.target, "transport": "inline"}
     refused = replace(problem, arguments=(problem.logits, np.full(4, 7)))
-    samples = run(Load(refused, connection, kind, concurrency=2, requests=6), lambda _: None)
+    samples = run(Load([refused], connection, kind, concurrency=2, requests=6), lambda _: None)
     assert samples.errors == {"InvalidInput": 6}
     assert "received 7" in samples.messages["InvalidInput"]
     wrong = replace(
         problem, arguments=(problem.logits + np.float32(problem.logits > 0), *problem.arguments[1:])
     )
-    samples = run(Load(wrong, connection, kind, requests=17, warm_up=0), lambda _: None)
+    samples = run(Load([wrong], connection, kind, requests=17, warm_up=0), lambda _: None)
     assert samples.errors == {"WrongResult": 2}  # the first and the 17th were checked
     assert len(samples.latencies) == 17
 

@@ -25,6 +25,8 @@ from losswire.bench.load import Budget, Load, run
 from losswire.bench.problem import Problem, WrongResult, parse_shape
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from losswire._results import ServerInfo
     from losswire.bench.load import Samples
 
@@ -78,13 +80,13 @@ def bench(
             raise InvalidInput(f"duration: expected seconds > 0, received {duration}")
         if duration is None and requests is None:
             duration = _DEFAULT_SECONDS
-        problem = Problem.make(loss, parse_shape(shape), dtype)
-        connection["target"], info = _checked(connection, problem)
+        problems = Problem.several(loss, parse_shape(shape), dtype, concurrency)
+        connection["target"], info = _checked(connection, problems)
     except (LosswireError, WrongResult) as error:
         sys.stderr.write(f"losswire bench: {' '.join(str(error).split())}\n")
         raise typer.Exit(1 if isinstance(error, WrongResult) else 2) from error
     load = Load(
-        problem=problem,
+        problems=problems,
         connection=connection,
         client="async" if client == "async" else "sync",
         concurrency=concurrency,
@@ -101,11 +103,12 @@ def bench(
     _finish(console, report, samples, json_path, plot)
 
 
-def _checked(connection: dict[str, Any], problem: Problem) -> tuple[str, ServerInfo]:
-    """One call whose answer is checked; the server's address and what it is."""
+def _checked(connection: dict[str, Any], problems: Sequence[Problem]) -> tuple[str, ServerInfo]:
+    """A call of each problem, whose answer is checked; the server's address and what it is."""
     with Client(**connection) as client:
         info = client.server_info()
-        problem.check(problem.call(client))
+        for problem in problems:
+            problem.check(problem.call(client))
         return client.target, info
 
 

@@ -68,7 +68,7 @@ class Report:
         ends = starts + latencies
         seconds = float(ends.max() - starts.min()) if len(starts) else 0.0
         rate = len(starts) / seconds if seconds else 0.0
-        problem = load.problem
+        problem = load.problems[0]
         return cls(
             schema=SCHEMA,
             about={
@@ -84,6 +84,7 @@ class Report:
                 "loss": problem.loss,
                 "shape": list(problem.logits.shape),
                 "dtype": problem.logits.dtype.name,
+                "problems": len(load.problems),
                 "client": load.client,
                 "concurrency": load.concurrency,
                 "connections": load.connections,

@@ -1,4 +1,4 @@
-"""The load: callers that send one problem again and again, each as soon as its last reply is there.
+"""The load: callers that each send one problem again and again, as soon as the last reply is there.
 
 In: a `Load`. Out: `Samples`, when each call started and how long it took, and what went wrong by
 kind. Replies are checked outside of what is timed. Callers are threads that share synchronous
@@ -15,7 +15,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 from losswire._async_client import AsyncClient
 from losswire._client import Client
@@ -23,11 +23,12 @@ from losswire._errors import LosswireError, ServerBusy
 from losswire.bench.problem import WrongResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from losswire.bench.problem import Problem
 
 ClientKind: TypeAlias = Literal["sync", "async"]
+ThingT = TypeVar("ThingT")
 Watch: TypeAlias = "Callable[[Budget], None]"
 
 _CHECK_EVERY: Final = 16
@@ -44,7 +45,7 @@ class Load:
     """What to send, where, and how much of it.
 
     Attributes:
-        problem: the call.
+        problems: the calls, equal in shape; each caller makes one of them.
         connection: keywords of the clients: target, transport, timeout, token, tls.
         client: which kind of client.
         concurrency: callers, each with one call in flight.
@@ -54,7 +55,7 @@ class Load:
         warm_up: calls of each caller before the measuring starts.
     """
 
-    problem: Problem
+    problems: Sequence[Problem]
     connection: Mapping[str, Any]
     client: ClientKind = "sync"
     concurrency: int = 1
@@ -175,7 +176,7 @@ def _run_threads(load: Load, watch: Watch) -> Samples:
 
         def callers(budget: Budget, watch: Watch) -> list[Samples]:
             calls = [
-                pool.submit(_call, clients[index % len(clients)], load.problem, budget)
+                pool.submit(_call, _turned(clients, index), _turned(load.problems, index), budget)
                 for index in range(load.concurrency)
             ]
             pending = set(calls)
@@ -215,7 +216,7 @@ async def _run_tasks(load: Load, watch: Watch) -> Samples:
         async def callers(budget: Budget, watch: Watch) -> list[Samples]:
             calls = [
                 asyncio.create_task(
-                    _call_async(clients[index % len(clients)], load.problem, budget)
+                    _call_async(_turned(clients, index), _turned(load.problems, index), budget)
                 )
                 for index in range(load.concurrency)
             ]
@@ -241,6 +242,11 @@ async def _call_async(client: AsyncClient, problem: Problem, budget: Budget) -> 
         else:
             samples.took(start, problem, result)
     return samples
+
+
+def _turned(things: Sequence[ThingT], index: int) -> ThingT:
+    """One of some things that callers share, dealt out in turn."""
+    return things[index % len(things)]
 
 
 def _unseen(_budget: Budget) -> None:

@@ -37,6 +37,9 @@ answer is off by far more; how exact right ones are is for the test suite to say
 _SMALLEST: Final = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 0}
 """Above zero; values near them have few digits."""
 
+_MOST_PROBLEMS: Final = 64
+_PROBLEM_BYTES: Final = 256 << 20
+
 
 class WrongResult(Exception):  # noqa: N818 -- the name says it all
     """A reply that is not the loss and gradient of what was sent."""
@@ -44,7 +47,7 @@ class WrongResult(Exception):  # noqa: N818 -- the name says it all
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One request, made once and sent again and again.
+    """A request, made once and sent again and again.
 
     Attributes:
         loss: the client's method.
@@ -103,6 +106,18 @@ class Problem:
             expected_losses=None if losses is None else losses.astype(np.float64),
             expected_rows=rounded,
         )
+
+    @classmethod
+    def several(
+        cls, loss: str, shape: tuple[int, ...], dtype: str, most: int
+    ) -> tuple[Problem, ...]:
+        """Different problems, so that a reply to another caller's request is found out.
+
+        At most `most` of them, and fewer where they would take much memory.
+        """
+        first = cls.make(loss, shape, dtype)
+        count = min(most, _MOST_PROBLEMS, max(1, _PROBLEM_BYTES // first.logits.nbytes))
+        return first, *(cls.make(loss, shape, dtype, seed) for seed in range(1, count))
 
     @property
     def logits(self) -> Array:
