@@ -70,6 +70,8 @@ def _panel(axes: Any, title: str, rows: Sequence[Row]) -> None:
     axes.set_yticks(places, labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda ratio, _position: f"{ratio:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_xlim(min(0.5, min(ratios) / 2), max(2.0, max(ratios) * 3))
     axes.axvline(1, color="black", linewidth=0.8)
     is_rate = rows[0].unit == "1/s"
