@@ -27,7 +27,8 @@ proto-check: proto  ## fail where the committed code differs from the generated
 	git diff --exit-code -- proto
 	@test -z "$$(git status --porcelain -- proto)" || (git status -- proto; exit 1)
 
-bench: $(READY)  ## the engine beside a copy of the same bytes
+bench: $(VENV)/bench-ready  ## every path beside its ceiling, the frameworks and mosec
+	$(BIN)/python -m benchmarks.compare $(BENCH)
 	$(BIN)/python benchmarks/engine.py
 
 serve: $(READY)  ## a server on localhost:50051
@@ -61,6 +62,13 @@ clean:
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)/bench-ready: $(READY) benchmarks/requirements.txt
+	grep -v '^#' benchmarks/requirements.txt | while read -r package; do \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$package" || \
+	    echo "bench: $$package cannot be installed; its rows will say so" >&2; \
+	done
 	touch $@
 
 .venv-proto/ready: proto/requirements.txt

@@ -15,6 +15,7 @@ def test_subcommands():
     assert ran.exit_code == 0
     assert "serve" in ran.output
     assert "demo" in ran.output
+    assert "bench" in ran.output
 
 
 def test_version():

@@ -1,0 +1,1 @@
+"""The comparison behind `make bench`; nothing here is installed with losswire."""
