@@ -12,11 +12,13 @@ protobuf: any client that was generated from the contract can talk to either.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import numpy as np
 
+from losswire_proto.rules import Spec
 from losswire_proto.v1 import loss_service_pb2 as pb
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ LAYOUTS: Final[Mapping[type[Message], Layout]] = {
     pb.ComputeStreamResponse: {1: dict.fromkeys((3, 4, 5, 6, 7, 14, 15))},
 }
 """The byte fields worth cutting out: of requests, results and blocks of rows."""
+
+_new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
+_new_bytes.argtypes, _new_bytes.restype = (ctypes.c_char_p, ctypes.c_ssize_t), ctypes.py_object
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -158,11 +163,11 @@ class Writer:
 
     def __init__(self, message: Message | None = None) -> None:
         head = b"" if message is None else message.SerializeToString()
-        self._parts: list[bytes | memoryview] = [head]
+        self._parts: list[bytes | memoryview | Spec] = [head]
         self._size = len(head)
 
     def add(
-        self, path: Path, head: Message, padded: int, arrays: Sequence[tuple[int, Array]]
+        self, path: Path, head: Message, padded: int, arrays: Sequence[tuple[int, Array | Spec]]
     ) -> None:
         """Appends a message that ends in the bytes of arrays.
 
@@ -171,14 +176,15 @@ class Writer:
             head: its other fields.
             padded: the number of one of them, an integer other than 0, which may be written longer
                 than it needs to be, so that the last array begins where it should.
-            arrays: row-major and little-endian, with the numbers of their fields.
+            arrays: row-major and little-endian, with the numbers of their fields; or their specs,
+                for arrays that `draft` makes room for.
         """
-        body: list[bytes | memoryview] = []
+        body: list[bytes | memoryview | Spec] = []
         for number, array in arrays:
-            elements = array.reshape(-1).view(np.uint8).data
-            body += [varint(number << 3 | _BYTES) + varint(len(elements)), elements]
-        follows = sum(len(part) for part in body)
-        before_last = follows - len(body[-1])
+            elements = array if isinstance(array, Spec) else array.reshape(-1).view(np.uint8).data
+            body += [varint(number << 3 | _BYTES) + varint(array.nbytes), elements]
+        follows = sum(_length(part) for part in body)
+        before_last = follows - _length(body[-1]) if body else 0
         inner = head.SerializeToString()
         for extra in range(ALIGNMENT):
             lead = _nested(path, _longer(inner, padded, extra), follows)
@@ -188,8 +194,47 @@ class Writer:
         self._size += len(lead) + follows
 
     def to_bytes(self) -> bytes:
-        """The message."""
-        return b"".join(self._parts)
+        """The message, once all arrays are there."""
+        return b"".join(part for part in self._parts if not isinstance(part, Spec))
+
+    def draft(self) -> tuple[bytes, list[Array]]:
+        """The message with room for the arrays that were specs, and these arrays to be written.
+
+        Nobody else may see the message before they are.
+        """
+        unwritten = _Unwritten(self._size)
+        memory: Array = np.asarray(unwritten)
+        arrays, position = [], 0
+        for part in self._parts:
+            stop = position + _length(part)
+            if isinstance(part, Spec):
+                arrays.append(memory[position:stop].view(part.dtype).reshape(part.shape))
+            else:
+                memory[position:stop] = np.frombuffer(part, np.uint8)
+            position = stop
+        return unwritten.payload, arrays
+
+
+def _length(part: bytes | memoryview | Spec) -> int:
+    return part.nbytes if isinstance(part, Spec) else len(part)
+
+
+class _Unwritten:
+    """A bytes object while it is still being made, as memory for NumPy, which keeps it alive.
+
+    This is how bytes are made in C: with nothing in them, and written before they are handed on.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.payload: bytes = _new_bytes(None, size)
+        # The elements end the object but for the zero that ends them.
+        address = id(self.payload) + bytes.__basicsize__ - 1
+        self.__array_interface__ = {
+            "data": (address, False),
+            "shape": (size,),
+            "typestr": "|u1",
+            "version": 3,
+        }
 
 
 def _nested(path: Path, head: bytes, follows: int) -> bytes:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from losswire_proto import dtypes
 from losswire_proto.rules import InvalidField, Spec
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def place(message: pb.ComputeRequest, request: LossRequest, regions: Regions) ->
         InvalidField: a result that was not asked for, a slice of another size, slices that overlap.
         UnknownRegion, InvalidRequest: a slice of no region, or not within it.
     """
-    specs = _results(request)
+    specs = request.result_specs
     taken: dict[str, _Slice] = {}
     arrays = {}
     for descriptor, region in message.destinations.ListFields():
@@ -68,20 +67,6 @@ def place(message: pb.ComputeRequest, request: LossRequest, regions: Regions) ->
         memory = regions.find(where, region.region_id, region.offset, region.length)
         arrays[name] = np.frombuffer(memory, spec.dtype).reshape(spec.shape)
     return _without_overlap(message, replace(request, destinations=arrays), list(taken.values()))
-
-
-def _results(request: LossRequest) -> dict[str, Spec]:
-    """What the request's results look like, those that may have a destination."""
-    call, logits = request.call, Spec.of(request.logits)
-    if request.reading == "none":
-        return {"output": logits}
-    dtype = dtypes.compute_dtype(logits.dtype)
-    specs = {"per_example": Spec(dtype, request.example_shape)}
-    if call.grad_logits:
-        specs["grad_logits"] = logits
-    if call.grad_labels and request.labels is not None:
-        specs["grad_labels"] = Spec.of(request.labels)
-    return specs
 
 
 def _without_overlap(

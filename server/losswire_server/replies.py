@@ -24,18 +24,16 @@ def encode_compute(request: LossRequest, result: LossResult) -> bytes:
     return tensors.write(pb.ComputeResponse(), left, {})
 
 
-def encode_block(request: LossRequest, result: LossResult) -> bytes:
-    """The bytes of the `ComputeStreamResponse` that carries the results of a block.
-
-    `grad_labels` is there for labels that came with the block; others are summed up until the end.
-    """
+def draft_block(request: LossRequest) -> tuple[bytes, dict[str, Array]]:
+    """The `ComputeStreamResponse` of a block's results, and where in it these are to be written."""
     first_row = 0 if request.block is None else request.block.first_row
     head = pb.ResultBlock(first_row=first_row, rows=len(request.logits))
-    fields = head.DESCRIPTOR.fields_by_name
-    arrays = [(fields[name].number, array) for name, array in _arrays(result).items()]
+    fields, specs = head.DESCRIPTOR.fields_by_name, request.result_specs
     writer = codec.Writer()
-    writer.add((_BLOCK,), head, _ROWS, arrays)
-    return writer.to_bytes()
+    room = [(fields[name].number, spec) for name, spec in specs.items()]
+    writer.add((_BLOCK,), head, _ROWS, room)
+    payload, arrays = writer.draft()
+    return payload, dict(zip(specs, arrays, strict=True))
 
 
 def encode_summary(rows: int, loss: Array | None, grad_labels: Array | None) -> bytes:

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from losswire_proto import dtypes, rules
 
 if TYPE_CHECKING:
@@ -53,8 +55,8 @@ class LossRequest:
         sample_weight: finite floats that broadcast to the examples; None for 1 everywhere.
         class_weight: finite floats >= 0, `[classes]`; None for 1 everywhere.
         pos_weight: finite floats >= 0 that broadcast to the logits; None for 1 everywhere.
-        destinations: arrays that results are written to, by the names of their fields in
-            `ComputeResponse`; other results get memory of their own.
+        destinations: arrays that results are written to, by the names in `result_specs`; other
+            results get memory of their own.
         mapped_bytes: of logits and labels that lie in memory of the client.
         is_in_place: one of them lies over the logits or labels, which are then read before.
         block: for a block of a streamed request, what it knows of the whole; its labels are then
@@ -112,6 +114,28 @@ class LossRequest:
             if self.is_broadcast:  # sums in float64
                 results += self.logits.size * 8
         return self.logits.nbytes + labels + results
+
+    @property
+    def result_specs(self) -> dict[str, rules.Spec]:
+        """Dtypes and shapes of the results, by the names of their fields and in their order.
+
+        Without the reduced loss, and without the gradient to labels that blocks share.
+        """
+        logits = rules.Spec.of(self.logits)
+        if self.reading == "none":
+            return {"output": logits}
+        dtype = dtypes.compute_dtype(logits.dtype)
+        specs = {"per_example": rules.Spec(dtype, self.example_shape)}
+        for name in ("logsumexp", "argmax", "entropy"):
+            if name in getattr(self.call.loss, "extras", ()):
+                own = np.dtype(np.int64) if name == "argmax" else dtype
+                specs[name] = rules.Spec(own, self.example_shape)
+        is_summed_up = self.block is not None and self.block.label_table is not None
+        if self.call.grad_labels and self.labels is not None and not is_summed_up:
+            specs["grad_labels"] = rules.Spec.of(self.labels)
+        if self.call.grad_logits:
+            specs["grad_logits"] = logits
+        return specs
 
     @property
     def held_bytes(self) -> int:

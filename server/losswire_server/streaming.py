@@ -8,7 +8,7 @@ here than its blocks in flight.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from losswire_server import replies, validation
@@ -27,9 +27,10 @@ BLOCKS_IN_FLIGHT: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class _InFlight:
-    """A block that the batcher has, or has done."""
+    """A block that the batcher has, or has done; its results are written into the reply."""
 
     request: LossRequest
+    reply: bytes
     result: asyncio.Task[LossResult]
     give_back: Callable[[], None]
 
@@ -68,7 +69,7 @@ class StreamRun:
                 result = await block.result
                 self._stream.take(result)
                 rows += len(block.request.logits)
-                yield replies.encode_block(block.request, result)
+                yield block.reply
                 block.give_back()
                 self._room.release()
             await reading
@@ -82,9 +83,11 @@ class StreamRun:
             await self._room.acquire()
             async for payload in messages:
                 request = validation.parse_block(payload, self._stream)
+                reply, room = replies.draft_block(request)
+                request = replace(request, destinations=room)
                 give_back = await self._window.take(request.nbytes)
                 result = asyncio.create_task(self._batcher.submit(request, self._deadline))
-                self._blocks.put_nowait(_InFlight(request, result, give_back))
+                self._blocks.put_nowait(_InFlight(request, reply, result, give_back))
                 await self._room.acquire()
         finally:
             self._blocks.put_nowait(None)

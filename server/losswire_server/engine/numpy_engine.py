@@ -146,7 +146,9 @@ def _work(request: LossRequest) -> Work:
         dense=_destination(request, dense, by_row, logits.dtype) if is_dense else None,
         grad_labels=grad_labels,
         extras={
-            name: np.empty(request.rows, np.int64 if name == "argmax" else dtype)
+            name: _destination(
+                request, name, (request.rows,), np.dtype(np.int64) if name == "argmax" else dtype
+            )
             for name in getattr(call.loss, "extras", ())
         },
         label_gradient=label_gradient,

@@ -181,7 +181,8 @@ def gather(tile: Tile, arrays: Sequence[Array], buffer: Array) -> Array:
 
 def target(tile: Tile, arrays: Sequence[Array], buffer: Array) -> Array:
     """Where to write the tile's `[rows, classes]` for `scatter`: in place, or into `buffer`."""
-    if len(tile) == 1 and arrays[0].shape[2] == 1 and arrays[0].dtype == buffer.dtype:
+    is_row_major = len(tile) == 1 and arrays[0].shape[2] == 1 and arrays[0].flags.aligned
+    if is_row_major and arrays[0].dtype == buffer.dtype:
         return tile[0].block(arrays[0]).reshape(buffer.shape)
     return buffer
 
