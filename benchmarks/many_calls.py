@@ -121,7 +121,7 @@ def server_time(
             title,
             [
                 Row(echo_name, figures[echo_name]),
-                Row(name, figures[name], "s", echo_name, ceiling),
+                Row(name, figures[name], "s", echo_name, ceiling, targets.SERVER_TIME_TO_ECHO),
             ],
         )
     ]

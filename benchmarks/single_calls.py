@@ -51,10 +51,13 @@ def engine(
             )
         moved = problem.bytes_per_call
         table = Table(f"Engine and frameworks in process, {named(shape)}")
-        table.rows += [beside(name, figures, _COPY, moved) for name in figures]
+        is_many = shape[1] >= targets.MANY_CLASSES
+        for name in figures:
+            goal = targets.ENGINE_TO_COPY if is_many and name == _ENGINE else None
+            table.rows.append(beside(name, figures, _COPY, moved, goal))
         fastest = least(figures, USUAL)
         if fastest is not None:
-            goal = targets.ENGINE_TO_FRAMEWORK
+            goal = targets.ENGINE_TO_FRAMEWORK if is_many else targets.ENGINE_TO_FRAMEWORK_FEW
             table.rows.append(beside(_ENGINE, figures, fastest, moved, goal))
         tables.append(table)
     return tables
@@ -84,7 +87,8 @@ def same_host(setting: Setting, shape: Shape = (8_192, 1_000)) -> list[Table]:
     for name in list(figures)[2:]:
         goal = targets.SHARED_TO_TORCH if name == ordinary else None
         table.rows.append(beside(name, figures, "PyTorch", moved, goal))
-        table.rows.append(beside(name, figures, _ENGINE, moved))
+        goal = targets.OWN_ARRAYS_TO_ENGINE if name == own else None
+        table.rows.append(beside(name, figures, _ENGINE, moved, goal))
     return [table]
 
 
@@ -116,7 +120,8 @@ def _streamed(setting: Setting, shape: Shape, place: str, target: str, echo_targ
         table.rows.append(beside(each.name, figures, _COPY, moved))
     best = least(figures, [each.name for each in echoes])
     for each in calls:
-        table.rows.append(after_echo(each.name, figures, best, moved))
+        goal = targets.STREAMED_TO_ECHO if each.name == paths["stream"] else None
+        table.rows.append(after_echo(each.name, figures, best, moved, goal))
     return table
 
 

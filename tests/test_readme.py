@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""What the README and the page on paths show is what happens."""
 
 import re
 import subprocess
@@ -9,16 +9,18 @@ import pytest
 
 from losswire_server.config import ServerSettings
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PATHS = (ROOT / "docs" / "paths.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README + PATHS, flags=re.DOTALL)
 
 
 def test_every_python_block_has_its_output():
-    """No code block of the README goes unrun."""
-    assert len(EXAMPLES) == README.count("```python") == 2
+    """No code block goes unrun."""
+    assert len(EXAMPLES) == (README + PATHS).count("```python") == 3
 
 
-@pytest.mark.parametrize(("code", "printed"), EXAMPLES, ids=["client", "local server"])
+@pytest.mark.parametrize(("code", "printed"), EXAMPLES, ids=["client", "local server", "paths"])
 def test_examples(server, tmp_path, code, printed):
     """Each block, run as a user would, prints what stands below it."""
     script = tmp_path / "example.py"
