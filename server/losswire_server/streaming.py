@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from losswire_server import replies, validation
+from losswire_server.admission import Share
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -49,7 +50,7 @@ class StreamRun:
     ) -> None:
         self._stream = stream
         self._batcher = batcher
-        self._window = window
+        self._share = Share(window)
         self._deadline = deadline
         self._room = asyncio.Semaphore(1 if stream.is_serial else BLOCKS_IN_FLIGHT)
         self._blocks: asyncio.Queue[_InFlight | None] = asyncio.Queue()
@@ -82,7 +83,7 @@ class StreamRun:
             await self._room.acquire()
             async for payload in messages:
                 request = validation.parse_block(payload, self._stream)
-                give_back = await self._window.take(request.nbytes)
+                give_back = await self._share.take(request.nbytes)
                 result = asyncio.create_task(self._batcher.submit(request, self._deadline))
                 self._blocks.put_nowait(_InFlight(request, result, give_back))
                 await self._room.acquire()
