@@ -53,7 +53,13 @@ LAYOUTS: Final[Mapping[type[Message], Layout]] = {
 _new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
 _new_bytes.argtypes, _new_bytes.restype = (ctypes.c_char_p, ctypes.c_ssize_t), ctypes.py_object
 
+_MOST_FIELDS: Final = 64
+"""Of a message that is looked through here; one of very many small fields is protobuf's to read."""
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_LONGEST_VARINT: Final = 10
+_LONGEST_LENGTH: Final = 5
+"""Bytes that every parser reads of a number and of a length."""
 
 
 def parse(kind: type[MessageT], payload: bytes) -> tuple[MessageT, Views]:
@@ -69,7 +75,11 @@ def parse(kind: type[MessageT], payload: bytes) -> tuple[MessageT, Views]:
         rest = _cut(memoryview(payload), LAYOUTS.get(kind, {}), (), views)
     except _Unusual:
         return kind.FromString(payload), {}
-    return kind.FromString(b"".join(rest)), views
+    message = kind.FromString(b"".join(rest))
+    fields = message.DESCRIPTOR.fields_by_number
+    # Of the members of a oneof only the last is there.
+    there = {path: view for path, view in views.items() if message.HasField(fields[path[0]].name)}
+    return message, there
 
 
 class _Unusual(Exception):  # noqa: N818 -- not an error: protobuf will read it
@@ -81,37 +91,46 @@ def _cut(
 ) -> list[bytes | memoryview]:
     """The parts of a message without what goes into `views`."""
     parts: list[bytes | memoryview] = []
-    position, seen = 0, set[int]()
-    while position < len(view):
+    kept, position, seen = 0, 0, set[int]()
+    for _ in range(_MOST_FIELDS):
+        if position == len(view):
+            return [*parts, view[kept:]]
         start = position
-        tag, position = _read_varint(view, position)
-        number, kind = tag >> 3, tag & 7
-        if kind != _BYTES:
-            position = _skip(view, position, kind)
-            if number in layout:
-                raise _Unusual
-            parts.append(view[start:position])
-            continue
-        length, position = _read_varint(view, position)
-        stop = position + length
-        if stop > len(view):
-            raise _Unusual
-        content, position = view[position:stop], stop
+        number, begin, position = _read_field(view, start)
         if number not in layout:
-            parts.append(view[start:stop])
             continue
-        if number in seen:  # protobuf merges messages and lets the last bytes win
+        if begin is None or number in seen:  # protobuf merges messages; of bytes the last win
             raise _Unusual
         seen.add(number)
-        inner = layout[number]
-        if length < SMALLEST_CUT:
-            parts.append(view[start:stop])
-        elif inner is None:
-            views[*path, number] = content
+        if position - begin < SMALLEST_CUT:
+            continue
+        parts.append(view[kept:start])
+        kept, inner = position, layout[number]
+        if inner is None:
+            views[*path, number] = view[begin:position]
         else:
-            remainder = b"".join(_cut(content, inner, (*path, number), views))
-            parts += [varint(tag), varint(len(remainder)), remainder]
-    return parts
+            remainder = b"".join(_cut(view[begin:position], inner, (*path, number), views))
+            parts += [varint(number << 3 | _BYTES), varint(len(remainder)), remainder]
+    raise _Unusual
+
+
+def _read_field(view: memoryview, start: int) -> tuple[int, int | None, int]:
+    """Number, begin of the content, and end of a field; no begin for what is not worth cutting out.
+
+    That is what holds no bytes, and tags and lengths so long that only some parsers read them.
+    """
+    tag, after_tag = _read_varint(view, start)
+    begin: int | None = None
+    if tag & 7 == _BYTES:
+        length, begin = _read_varint(view, after_tag)
+        stop = begin + length
+        if after_tag - start > 1 or begin - after_tag > _LONGEST_LENGTH:
+            begin = None
+    else:
+        stop = _skip(view, after_tag, tag & 7)
+    if stop > len(view):
+        raise _Unusual
+    return tag >> 3, begin, stop
 
 
 def _skip(view: memoryview, position: int, kind: int) -> int:
@@ -123,14 +142,12 @@ def _skip(view: memoryview, position: int, kind: int) -> int:
         position += 4
     else:
         raise _Unusual
-    if position > len(view):
-        raise _Unusual
     return position
 
 
 def _read_varint(view: memoryview, position: int) -> tuple[int, int]:
     value = 0
-    for index, byte in enumerate(view[position : position + 10]):
+    for index, byte in enumerate(view[position : position + _LONGEST_VARINT]):
         value |= (byte & 0x7F) << (7 * index)
         if byte < 0x80:
             return value, position + index + 1
@@ -175,7 +192,8 @@ class Writer:
             path: the numbers of the fields that lead to that message, outermost first.
             head: its other fields.
             padded: the number of one of them, an integer other than 0, which may be written longer
-                than it needs to be, so that the last array begins where it should.
+                than it needs to be, so that the last array begins where it should: always, for
+                one below 2**21.
             arrays: row-major and little-endian, with the numbers of their fields; or their specs,
                 for arrays that `draft` makes room for.
         """
@@ -238,19 +256,25 @@ class _Unwritten:
 
 
 def _nested(path: Path, head: bytes, follows: int) -> bytes:
-    """`head` within the messages of `path`, when `follows` more bytes end each of them."""
+    """`head` within the messages of `path`, when `follows` more bytes end each of them.
+
+    Lengths are of one width, so that a longer head moves what follows by as much and no more.
+    """
     for number in reversed(path):
-        head = varint(number << 3 | _BYTES) + varint(len(head) + follows) + head
+        length = varint(len(head) + follows)
+        length = varint(len(head) + follows, _LONGEST_LENGTH - len(length))
+        head = varint(number << 3 | _BYTES) + length + head
     return head
 
 
 def _longer(head: bytes, number: int, extra: int) -> bytes:
-    """A serialised message with varint `number` written `extra` bytes longer."""
+    """A serialised message with varint `number` written `extra` bytes longer, or what it bears."""
     view, position = memoryview(head), 0
     while extra:
         tag, start = _read_varint(view, position)
         if tag == number << 3 | _VARINT:
             value, stop = _read_varint(view, start)
+            extra = min(extra, _LONGEST_VARINT - (stop - start))
             return head[:start] + varint(value, extra) + head[stop:]
         position = _skip(view, start, tag & 7)
     return head

@@ -17,7 +17,7 @@ import numpy as np
 from losswire_proto import dtypes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from losswire_proto.dtypes import Array
     from losswire_proto.losses import LossCall
@@ -79,7 +79,7 @@ class Spec:
         return f"{self.dtype.name} {list(self.shape)}"
 
 
-def check_shape(field: str, shape: tuple[int, ...]) -> None:
+def check_shape(field: str, shape: Sequence[int]) -> None:
     """Refuses dimensions that are negative, too many, or whose bytes overflow 63 bits."""
     if len(shape) > MAX_RANK:
         raise InvalidField(f"{field}.shape", f"at most {MAX_RANK} dimensions", len(shape))

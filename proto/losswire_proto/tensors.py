@@ -143,6 +143,5 @@ def read_spec(field: str, message: tensor_pb2.Tensor | tensor_pb2.TensorSpec) ->
     dtype = dtypes.dtype_of(message.dtype)
     if dtype is None:
         raise InvalidField(f"{field}.dtype", "a known DataType", f"enum value {message.dtype}")
-    shape = tuple(message.shape)
-    check_shape(field, shape)
-    return Spec(dtype, shape)
+    check_shape(field, message.shape)
+    return Spec(dtype, tuple(message.shape))

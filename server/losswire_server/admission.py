@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 RETRY_DELAY_MS: Final = 50
 """What a refused client is told to wait: several times a batch, little against a training step."""
 
+SHARES: Final = 8
+"""Of a window: as many streams whose clients take no replies are needed to fill it."""
+
 
 class Window:
     """Bytes of streamed blocks in flight: who asks for more than is free waits for it.
@@ -31,8 +34,13 @@ class Window:
         self._free = limit
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
+    @property
+    def limit(self) -> int:
+        """Bytes there are in all."""
+        return self._limit
+
     async def take(self, nbytes: int) -> Callable[[], None]:
-        """Waits for room; calling what is returned gives it back, once.
+        """Waits for room; calling what is returned gives it back, the first time.
 
         Raises:
             InvalidRequest: more than there ever is.
@@ -48,22 +56,58 @@ class Window:
             try:
                 await turn
             except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._give(nbytes)
-                else:
-                    self._waiting.remove((nbytes, turn))
-                    self._give(0)
+                # Room may have come just before.
+                self._give(0 if turn.cancelled() else nbytes)
                 raise
         else:
             self._free -= nbytes
-        return lambda: self._give(nbytes)
+        held = nbytes
+
+        def give_back() -> None:
+            nonlocal held
+            self._give(held)
+            held = 0
+
+        return give_back
 
     def _give(self, nbytes: int) -> None:
         self._free += nbytes
-        while self._waiting and self._waiting[0][0] <= self._free:
-            wanted, turn = self._waiting.popleft()
-            self._free -= wanted
-            turn.set_result(None)
+        while self._waiting:
+            wanted, turn = self._waiting[0]
+            # One that has been cancelled may not know yet.
+            if not turn.cancelled():
+                if wanted > self._free:
+                    return
+                self._free -= wanted
+                turn.set_result(None)
+            self._waiting.popleft()
+
+
+class Share:
+    """One stream's part of a window: a client that takes no replies does not fill all of it.
+
+    A block larger than the share has all of the share, so that it is alone in flight.
+    """
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._most = window.limit // SHARES
+        self._own = Window(self._most)
+
+    async def take(self, nbytes: int) -> Callable[[], None]:
+        """Waits for room in the share, then in the window; as `Window.take`."""
+        give_back_own = await self._own.take(min(nbytes, self._most))
+        try:
+            give_back_room = await self._window.take(nbytes)
+        except BaseException:
+            give_back_own()
+            raise
+
+        def give_back() -> None:
+            give_back_own()
+            give_back_room()
+
+        return give_back
 
 
 class Admission:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from losswire_server import replies, validation
+from losswire_server.admission import Share
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -50,7 +51,7 @@ class StreamRun:
     ) -> None:
         self._stream = stream
         self._batcher = batcher
-        self._window = window
+        self._share = Share(window)
         self._deadline = deadline
         self._room = asyncio.Semaphore(1 if stream.is_serial else BLOCKS_IN_FLIGHT)
         self._blocks: asyncio.Queue[_InFlight | None] = asyncio.Queue()
@@ -83,9 +84,13 @@ class StreamRun:
             await self._room.acquire()
             async for payload in messages:
                 request = validation.parse_block(payload, self._stream)
-                reply, room = replies.draft_block(request)
+                give_back = await self._share.take(request.nbytes)
+                try:
+                    reply, room = replies.draft_block(request)
+                except MemoryError:
+                    give_back()
+                    raise
                 request = replace(request, destinations=room)
-                give_back = await self._window.take(request.nbytes)
                 result = asyncio.create_task(self._batcher.submit(request, self._deadline))
                 self._blocks.put_nowait(_InFlight(request, reply, result, give_back))
                 await self._room.acquire()

@@ -103,6 +103,8 @@ class Stream:
                 f" received {first_row}"
             )
         left = self._whole.rows - self._arrived
+        if not left:
+            raise InvalidRequest(f"block: expected {self._arrived} rows in all, received more")
         if not 1 <= rows <= left:
             raise InvalidRequest(
                 f"block.rows: expected 1 to {left}, the rows not sent yet, received {rows}"

@@ -58,7 +58,8 @@ def parse_start(payload: bytes) -> StreamStart:
     """
     message, _ = _parse(pb.ComputeStreamRequest, payload)
     if message.WhichOneof("part") != "start":
-        raise InvalidRequest("start: expected first, received a block")
+        received = "a block" if message.HasField("block") else "nothing"
+        raise InvalidRequest(f"start: expected first, received {received}")
     with _refusals():
         return _start(message.start)
 
@@ -71,20 +72,25 @@ def parse_block(payload: bytes, stream: Stream) -> LossRequest:
     """
     message, views = _parse(pb.ComputeStreamRequest, payload)
     if message.WhichOneof("part") != "block":
-        raise InvalidRequest("block: expected after start, received another start")
+        received = "another start" if message.HasField("start") else "nothing"
+        raise InvalidRequest(f"block: expected after start, received {received}")
     block, label_row = message.block, stream.label_spec
     stream.check_rows(block.first_row, block.rows)
 
-    def elements(name: str, row: Spec) -> Array:
+    def stored(name: str) -> memoryview | bytes:
         path = (_BLOCK, block.DESCRIPTOR.fields_by_name[name].number)
+        data: memoryview | bytes = views.get(path, getattr(block, name))
+        return data
+
+    def elements(name: str, row: Spec) -> Array:
         spec = Spec(row.dtype, (block.rows, *row.shape))
-        return tensors.elements(f"block.{name}", spec, views.get(path, getattr(block, name)))
+        return tensors.elements(f"block.{name}", spec, stored(name))
 
     with _refusals():
         logits = elements("logits", stream.row_spec)
         if label_row is not None:
             return stream.block(logits, elements("labels", label_row))
-        if block.labels or len(views) > 1:
+        if stored("labels"):
             raise InvalidField("block.labels", "none without labels_spec", "some")
     return stream.block(logits, None)
 
@@ -162,6 +168,8 @@ def _start(message: pb.ComputeStreamStart) -> StreamStart:
     name = call.loss.labels_name
     if message.HasField("labels"):
         raise InvalidField(name, "one of labels and labels_spec", "both")
+    if call.loss.readings == ("none",):
+        raise InvalidField(name, f"none with {call.loss.name}", "some")
     imagined = _imagined(tensors.read_spec(name, message.labels_spec))
     if not dtypes.is_float(imagined.dtype) or imagined.shape != logits.shape:
         allowed = f"a float dtype, shape {list(logits.shape)}"

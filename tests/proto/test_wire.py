@@ -1,5 +1,7 @@
 """Loss calls and tensors as messages, and messages that are not what they should be."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -144,6 +146,17 @@ def test_broken_tensors_are_refused(bad, words):
     with pytest.raises(InvalidField) as caught:
         tensors.decode("x", bad)
     assert words in str(caught.value)
+
+
+def test_a_shape_of_many_dimensions_is_not_spelt_out():
+    """Dimensions beyond the limit are refused by their number, and take no memory here."""
+    message = tensor_pb2.TensorSpec(dtype=3, shape=[1] * 100_000)
+    tracemalloc.start()
+    with pytest.raises(InvalidField, match="at most 32 dimensions, received 100000"):
+        tensors.read_spec("x", message)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000
 
 
 def test_decoding_copies_nothing():
