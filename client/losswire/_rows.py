@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from losswire_proto.dtypes import Array
 
@@ -50,14 +50,25 @@ def spans(view: Array, start: int, stop: int) -> Iterator[Array]:
 
 def read_rows(view: Array, start: int, stop: int) -> Array:
     """Rows of a row view as `[rows, classes]`, row-major; a view where they lie so already."""
-    parts = [part.reshape(-1, view.shape[-1]) for part in spans(view, start, stop)]
-    return np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
+    parts = list(spans(view, start, stop))
+    if len(parts) == 1:
+        return np.ascontiguousarray(parts[0].reshape(-1, view.shape[-1]))
+    rows = np.empty((stop - start, view.shape[-1]), view.dtype)
+    for own, part in _paired(rows, parts):
+        own[...] = part
+    return rows
 
 
 def write_rows(view: Array, start: int, rows: Array) -> None:
     """Writes `[rows, classes]` to a row view, from row `start` on."""
+    for own, part in _paired(rows, spans(view, start, start + len(rows))):
+        part[...] = own
+
+
+def _paired(rows: Array, parts: Iterable[Array]) -> Iterator[tuple[Array, Array]]:
+    """Each part with the rows that it is, in its shape."""
     position = 0
-    for part in spans(view, start, start + len(rows)):
+    for part in parts:
         count = math.prod(part.shape[:-1])
-        part[...] = rows[position : position + count].reshape(part.shape)
+        yield rows[position : position + count].reshape(part.shape), part
         position += count

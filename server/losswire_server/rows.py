@@ -104,7 +104,8 @@ class LabelGradient:
     def add(self, first_row: int, index: Array, grad: Array) -> None:
         """Adds the gradients of consecutive rows to the rows of the table that `index` names.
 
-        Waits until all rows before them have been added.
+        Waits until all rows before them have been added. Rows that have been added themselves, by
+        a batch that was computed again after a fault, count once.
 
         Raises:
             RuntimeError: these never will be.
@@ -112,9 +113,11 @@ class LabelGradient:
         if self._total.shape[1] == 1:
             grad = grad.sum(axis=1, keepdims=True)
         with self._turn:
-            self._turn.wait_for(lambda: self._rows == first_row or self._is_abandoned)
+            self._turn.wait_for(lambda: self._rows >= first_row or self._is_abandoned)
             if self._is_abandoned:
                 raise RuntimeError("a part of the gradient to the labels could not be computed")
+            if self._rows > first_row:
+                return
             np.add.at(self._total, index, grad)
             self._rows += len(grad)
             self._turn.notify_all()

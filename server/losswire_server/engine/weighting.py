@@ -53,7 +53,7 @@ def weigh(request: LossRequest) -> Weighting:
         weight[invalid] = np.nan
     scale = _all(np.nan, request.rows) if divisor == 0.0 else _divided(weight, divisor)
     is_empty_zero = divisor == 0.0 and call.empty_mean == "zero"
-    no_grad = np.ones(request.rows, np.bool_) if is_empty_zero else ignored
+    no_grad = np.broadcast_to(np.True_, (request.rows,)) if is_empty_zero else ignored
     return Weighting(
         ids, weight, scale, ignored, no_grad, divisor, is_empty_zero, is_scale_nan=divisor == 0.0
     )
@@ -86,6 +86,13 @@ def _all(value: float, rows: int) -> Float64s:
     return np.broadcast_to(np.float64(value), (rows,))
 
 
+def _total(weight: Float64s) -> float:
+    """The sum; of one number for all rows, without going through them: there may be 2**57."""
+    if weight.size and weight.strides == (0,):
+        return float(weight[0]) * weight.size
+    return float(weight.sum())
+
+
 def _divided(weight: Float64s, divisor: float) -> Float64s:
     if weight.size and weight.strides == (0,):
         return _all(float(weight[0]) / divisor, weight.size)
@@ -109,7 +116,7 @@ def _divisor(
         case "weights":
             if request.class_weight is not None and ids is not None:
                 weight = weight * request.class_weight.astype(np.float64)[ids]
-            return float(weight.sum())
+            return _total(weight)
         case "size":
             return float(weight.size)
         case value:
