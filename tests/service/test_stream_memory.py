@@ -64,7 +64,7 @@ def test_a_tensor_larger_than_the_window_takes_no_more_than_the_window():
     labels = np.zeros(len(logits), np.int8)
     with (
         LocalServer(engine="numpy", threads=2, stream_bytes=STREAM_BYTES) as server,
-        losswire.Client(server.target) as client,
+        losswire.Client(server.target, transport="stream") as client,
         grpc.insecure_channel(server.target) as channel,
     ):
         client.softmax(logits[:1])
