@@ -58,7 +58,7 @@ class NumpyEngine:
         pending = _Shared(tiles.cut(works))
         helpers = [
             self._pool.submit(self._compute_tiles, pending)
-            for _ in range(min(self._threads, _tiles_at_most(requests)) - 1)
+            for _ in range(min(self._threads, pending.count) - 1)
         ]
         self._compute_tiles(pending)
         for helper in helpers:
@@ -84,6 +84,7 @@ class _Shared:
         self._tiles: queue.SimpleQueue[Tile] = queue.SimpleQueue()
         for tile in source:
             self._tiles.put(tile)
+        self.count = self._tiles.qsize()
 
     def __iter__(self) -> Iterator[Tile]:
         while True:
@@ -91,10 +92,6 @@ class _Shared:
                 yield self._tiles.get_nowait()
             except queue.Empty:
                 return
-
-
-def _tiles_at_most(requests: Sequence[LossRequest]) -> int:
-    return 1 + sum(request.logits.size for request in requests) // tiles.TILE_ELEMENTS
 
 
 def _work(request: LossRequest) -> Work:
@@ -178,7 +175,7 @@ def _compute_tile(tile: Tile, scratch: Scratch) -> None:
 def _store_rows(tile: Tile, results: RowResults) -> bool:
     """Weighs the losses and hands each piece its rows; whether any loss or scale is NaN."""
     for name, values in results.extras.items():
-        for piece, part in zip(tile, tiles.split(tile, values), strict=True):
+        for piece, part in tiles.split(tile, values):
             piece.work.extras[name][piece.span] = part
     if results.loss is None:
         return False
@@ -188,7 +185,7 @@ def _store_rows(tile: Tile, results: RowResults) -> bool:
     if is_nan:
         losses[np.isnan(losses)] = np.nan
     tiles.blank(tile, losses, lambda weighting: weighting.no_loss)
-    for piece, part in zip(tile, tiles.split(tile, losses), strict=True):
+    for piece, part in tiles.split(tile, losses):
         piece.work.per_example[piece.span] = part
     return is_nan or any(piece.work.weighting.is_scale_nan for piece in tile)
 
@@ -198,7 +195,7 @@ def _labels(tile: Tile, buffer: Array) -> Array:
     arrays = [piece.work.labels for piece in tile if piece.work.labels is not None]
     if arrays:
         return tiles.gather(tile, arrays, buffer)
-    for piece, part in zip(tile, tiles.split(tile, buffer), strict=True):
+    for piece, part in tiles.split(tile, buffer):
         if piece.work.label_table is not None:
             piece.work.label_table.fill(part, piece.span)
     return buffer
@@ -209,7 +206,7 @@ def _store_label_gradients(tile: Tile, grad: Array) -> None:
     if arrays:
         tiles.scatter(tile, arrays, grad, grad)
         return
-    for piece, part in zip(tile, tiles.split(tile, grad), strict=True):
+    for piece, part in tiles.split(tile, grad):
         if piece.work.label_table is not None:
             piece.work.partials[piece.start] = piece.work.label_table.fold(part, piece.span)
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from losswire_server.engine.layout import Places, row_sums, weighted_sums
 from losswire_server.engine.operands import RowResults
 from losswire_server.engine.sigmoid import smooth
-from losswire_server.engine.softmax import weighted_sum
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
@@ -32,17 +32,17 @@ def categorical_cross_entropy(operands: Operands) -> RowResults:
     q = _distribution(operands, loss.label_smoothing)
     n, logs = operands.buffer(), operands.buffer()
     if is_clipped_last:
-        total = np.add.reduce(p, axis=1)[:, None]
+        total = row_sums(p).astype(p.dtype)[:, None]
         np.divide(p, total, out=n)
         outside = (n < bounds[0]) | (n > bounds[1])
         _log_clipped(n, loss.epsilon, logs)
     else:
         np.clip(p, *bounds, out=n)
-        total = np.add.reduce(n, axis=1)[:, None]
+        total = row_sums(n).astype(p.dtype)[:, None]
         np.divide(n, total, out=n)
         outside = (p < bounds[0]) | (p > bounds[1])
         np.log(n, out=logs)
-    losses = -weighted_sum(q, logs, logs)
+    losses = -weighted_sums(q, logs, logs)
     if operands.dense is not None:
         # -d l / d n, then through n = x / Σx: (Σ dn * n - dn) / Σx
         grad = np.divide(q, n, out=operands.dense)
@@ -50,7 +50,7 @@ def categorical_cross_entropy(operands: Operands) -> RowResults:
             _put(grad, 0, q == 0)  # 0 / 0
         if is_clipped_last:
             _put(grad, 0, outside)
-        mean = np.add.reduce(np.multiply(grad, n, out=logs), axis=1)
+        mean = weighted_sums(grad, n, logs).astype(p.dtype)
         np.subtract(mean[:, None], grad, out=grad)
         grad /= total
         grad *= operands.scale.astype(grad.dtype)[:, None]
@@ -84,7 +84,7 @@ def _distribution(operands: Operands, smoothing: float) -> Array:
         np.multiply(operands.labels, 1.0 - smoothing, out=q)
     else:
         q[...] = 0
-        q[np.arange(q.shape[0]), operands.ids] = 1.0 - smoothing
+        Places(operands.ids, q.shape).put(q, 1.0 - smoothing)
     if smoothing:
         q += smoothing / q.shape[1]
     return q

@@ -17,16 +17,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from losswire_server.engine.layout import is_by_class, shaped
+
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
     from losswire_server.engine.weighting import Float64s, Int64s, Weighting
     from losswire_server.requests import LossRequest
 
-TILE_ELEMENTS: Final = 1 << 19
+TILE_ELEMENTS: Final = 1 << 20
 """Elements of a tile: 2 MiB of float32. Smaller tiles would stay in L2, but their many short calls
 hand the interpreter's lock to and fro, which costs more: 8192 x 1000 takes 148 ms in tiles of 8k
 elements, 25 ms in 64k, 10.1 in 256k, 7.9 in 512k; 512 x 32000 takes 15.4 in 512k and 21.5 in 256k,
 65536 x 10 takes 5.7 and 4.8 (2 cores, 1 MiB of L2 each; `benchmarks/engine.py --tiles`)."""
+
+PACKED_ELEMENTS: Final = 1 << 18
+"""Elements up to which small requests share a tile. What is larger is cut, for several threads."""
+
+_VERY_FEW: Final = 12
+"""Classes up to which scattering class by class is faster than row by row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,32 +104,26 @@ class Work:
     partials: dict[int, tuple[Int64s, Float64s]]
 
 
-@dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive rows of one request: whole outer indices, or a part of one."""
+    """Consecutive rows of one request: whole outer indices, or a part of one.
 
-    work: Work
-    outer: slice
-    inner: slice
+    Attributes:
+        start: the first row.
+        rows: the number of rows.
+        span: the rows as a slice of arrays `[rows]`.
+    """
 
-    @property
-    def start(self) -> int:
-        """The first row."""
-        return int(self.outer.start * self.work.logits.shape[2] + self.inner.start)
+    __slots__ = ("_inner", "_outer", "rows", "span", "start", "work")
 
-    @property
-    def rows(self) -> int:
-        """The number of rows."""
-        return int((self.outer.stop - self.outer.start) * (self.inner.stop - self.inner.start))
-
-    @property
-    def span(self) -> slice:
-        """The rows as a slice of arrays `[rows]`."""
-        return slice(self.start, self.start + self.rows)
+    def __init__(self, work: Work, outer: slice, inner: slice) -> None:
+        self.work, self._outer, self._inner = work, outer, inner
+        self.start: int = outer.start * work.logits.shape[2] + inner.start
+        self.rows: int = (outer.stop - outer.start) * (inner.stop - inner.start)
+        self.span = slice(self.start, self.start + self.rows)
 
     def block(self, array: Array) -> Array:
         """This piece of an array `[outer, classes, inner]`, as `[outer, inner, classes]`."""
-        part: Array = array[self.outer, :, self.inner]
+        part: Array = array[self._outer, :, self._inner]
         return part.transpose(0, 2, 1)
 
 
@@ -130,17 +132,18 @@ Tile = Sequence[Piece]
 
 def cut(works: Sequence[Work]) -> Iterator[Tile]:
     """Cuts large requests into tiles and packs small ones together into others."""
-    limit = max(1, TILE_ELEMENTS // works[0].logits.shape[1])
+    classes = works[0].logits.shape[1]
+    limit, small = max(1, TILE_ELEMENTS // classes), max(1, PACKED_ELEMENTS // classes)
     packed: list[Piece] = []
-    room = limit
+    room = small
     for work in works:
         outer, _, inner = work.logits.shape
-        if outer * inner > limit:
+        if outer * inner > small:
             yield from ([piece] for piece in _split(work, limit))
             continue
         if outer * inner > room:
             yield packed
-            packed, room = [], limit
+            packed, room = [], small
         packed.append(Piece(work, slice(0, outer), slice(0, inner)))
         room -= outer * inner
     if packed:
@@ -151,13 +154,22 @@ def _split(work: Work, limit: int) -> Iterator[Piece]:
     outer, _, inner = work.logits.shape
     if inner >= limit:
         for index in range(outer):
-            for start in range(0, inner, limit):
-                stop = min(start + limit, inner)
-                yield Piece(work, slice(index, index + 1), slice(start, stop))
+            for columns in _shares(inner, limit):
+                yield Piece(work, slice(index, index + 1), columns)
         return
-    step = limit // inner
-    for start in range(0, outer, step):
-        yield Piece(work, slice(start, min(start + step, outer)), slice(0, inner))
+    for part in _shares(outer, limit // inner):
+        yield Piece(work, part, slice(0, inner))
+
+
+def _shares(count: int, limit: int) -> Iterator[slice]:
+    """Consecutive shares of at most `limit` that are as equal as can be, an even number of them.
+
+    So that two threads, or four, have as much to do.
+    """
+    shares = -(-count // limit)
+    shares = min(count, shares + shares % 2)
+    for i in range(shares):
+        yield slice(i * count // shares, (i + 1) * count // shares)
 
 
 class Scratch:
@@ -179,7 +191,7 @@ class Scratch:
         if self._bytes[self._taken].size < size:
             self._bytes[self._taken] = np.empty(size, np.uint8)
         self._taken += 1
-        return self._bytes[self._taken - 1][:size].view(dtype).reshape(shape)
+        return shaped(self._bytes[self._taken - 1][:size].view(dtype), *shape)
 
 
 def rows_of(tile: Tile) -> int:
@@ -189,14 +201,14 @@ def rows_of(tile: Tile) -> int:
 
 def joined(tile: Tile, array_of: Callable[[Weighting], Array | None]) -> Array:
     """The tile's rows of an array `[rows]` that every piece's weighting has."""
-    arrays = [array_of(piece.work.weighting) for piece in tile]
-    parts = [a[piece.span] for piece, a in zip(tile, arrays, strict=True) if a is not None]
+    arrays = ((piece, array_of(piece.work.weighting)) for piece in tile)
+    parts = [array[piece.span] for piece, array in arrays if array is not None]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def blank(tile: Tile, rows: Array, mask_of: Callable[[Weighting], Array | None]) -> None:
     """Sets to 0 the rows that the weightings' masks name; None names none."""
-    for piece, part in zip(tile, split(tile, rows), strict=True):
+    for piece, part in split(tile, rows):
         mask = mask_of(piece.work.weighting)
         if mask is not None:
             part[mask[piece.span]] = 0
@@ -209,7 +221,7 @@ def gather(tile: Tile, arrays: Sequence[Array], buffer: Array) -> Array:
     """
     view = target(tile, arrays, buffer)
     if view is buffer:
-        for piece, array, rows in zip(tile, arrays, split(tile, buffer), strict=True):
+        for array, (piece, rows) in zip(arrays, split(tile, buffer), strict=True):
             block = piece.block(array)
             np.copyto(rows.reshape(block.shape), block, casting="unsafe")  # float to float
     return view
@@ -217,23 +229,34 @@ def gather(tile: Tile, arrays: Sequence[Array], buffer: Array) -> Array:
 
 def target(tile: Tile, arrays: Sequence[Array], buffer: Array) -> Array:
     """Where to write the tile's `[rows, classes]` for `scatter`: in place, or into `buffer`."""
-    if len(tile) == 1 and arrays[0].shape[2] == 1 and arrays[0].dtype == buffer.dtype:
-        return tile[0].block(arrays[0]).reshape(buffer.shape)
-    return buffer
+    if len(tile) != 1 or arrays[0].dtype != buffer.dtype:
+        return buffer
+    block = tile[0].block(arrays[0])
+    outer, inner, classes = block.shape
+    lies_so = outer == 1 if is_by_class(classes) and classes > 1 else inner == 1
+    return block.reshape(buffer.shape) if lies_so else buffer
 
 
 def scatter(tile: Tile, arrays: Sequence[Array], written: Array, buffer: Array) -> None:
     """Moves what was written for `target` to one array `[outer, classes, inner]` per piece."""
     if written is not buffer:
         return
-    for piece, array, rows in zip(tile, arrays, split(tile, buffer), strict=True):
+    for array, (piece, rows) in zip(arrays, split(tile, buffer), strict=True):
         block = piece.block(array)
-        np.copyto(block, rows.reshape(block.shape), casting="unsafe")  # float to float
+        moved = rows.reshape(block.shape)
+        if block.shape[2] <= _VERY_FEW and block.dtype == moved.dtype:
+            # Class by class; `copyto` would go row by row.
+            np.positive(moved.transpose(2, 0, 1), out=block.transpose(2, 0, 1))
+        else:
+            np.copyto(block, moved, casting="unsafe")  # float to float
 
 
-def split(tile: Tile, rows: Array) -> Iterator[Array]:
-    """The part of an array `[rows, …]` that belongs to each piece."""
+def split(tile: Tile, rows: Array) -> Iterator[tuple[Piece, Array]]:
+    """Each piece with its part of an array `[rows, …]`."""
+    if len(tile) == 1:
+        yield tile[0], rows
+        return
     position = 0
     for piece in tile:
-        yield rows[position : position + piece.rows]
+        yield piece, rows[position : position + piece.rows]
         position += piece.rows

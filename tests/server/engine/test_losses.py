@@ -343,11 +343,11 @@ def test_label_gradients_with_options(engine):
     np.testing.assert_allclose(engine.compute([request])[0].grad_labels, expected, rtol=1e-14)
 
 
-def all_losses():
+def all_losses(classes=5):
     """A request of each loss with most of its options on, as (loss, labels, reading, tensors)."""
     random = np.random.default_rng(4)
-    ids, soft = random.integers(0, 5, 64), random.random((64, 5)).astype(np.float32)
-    weights = random.random(5).astype(np.float32)
+    ids, soft = random.integers(0, classes, 64), random.random((64, classes)).astype(np.float32)
+    weights = random.random(classes).astype(np.float32)
     everything = {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 4.0, "temperature": 1.5}
     extras = {"extras": ("logsumexp", "argmax", "entropy")}
     return [
@@ -366,7 +366,7 @@ def all_losses():
 
 
 def bits(result):
-    arrays = (result.per_example, result.grad_logits, result.output, *result.extras.values())
+    arrays = (*dense(result), *result.extras.values())
     return [None if a is None else a.tobytes() for a in arrays]
 
 
@@ -407,6 +407,47 @@ def test_no_batch_or_split_changes_a_bit(engine, case, dtype, cuts, order):
     order.shuffle(places)
     batched = dict(zip(places, engine.compute([parts[i] for i in places]), strict=True))
     assert joined([batched[i] for i in range(len(parts))]) == whole
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 7, 8, 9, 10, 16, 17, 33, 63, 64, 65])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_no_layout_changes_a_bit(engine, classes, dtype):
+    """Rows alone, by two, by three and along another axis: the bits they have together."""
+    random = np.random.default_rng(classes)
+    logits = (random.normal(size=(64, classes)) * 6).astype(dtype)
+    logits[3], logits[10, classes // 2], logits[20, 0], logits[30] = -np.inf, np.nan, np.inf, 0
+    logits[40, 1:] = -np.inf
+    for loss, labels, reading, tensors in all_losses(classes):
+        is_soft = loss.name == "softmax_cross_entropy" and reading == "distribution"
+        call = LossCall(loss, grad_logits=reading != "none", grad_labels=is_soft)
+
+        def result(rows, axis=1, call=call, labels=labels, reading=reading, tensors=tensors):
+            part = None if labels is None else labels[rows]
+            given = {
+                name: tensor[rows] if name == "pos_weight" else tensor
+                for name, tensor in tensors.items()
+            }
+            inputs = logits[rows]
+            if axis == 0:
+                inputs = np.ascontiguousarray(inputs.T)
+                part = part if reading in {"ids", "none"} else np.ascontiguousarray(part.T)
+            request = LossRequest(call, inputs, axis, part, reading, **given)
+            return engine.compute([request])[0]
+
+        whole = bits(result(slice(None)))
+        for step in (1, 2, 3, 63):
+            parts = [result(slice(i, min(i + step, 64))) for i in range(0, 64, step)]
+            assert joined(parts) == whole, f"{loss} by {step}"
+        if reading != "elements":
+            for rows in (slice(None), slice(9, 12), slice(10, 11)):
+                along, across = result(rows), result(rows, axis=0)
+                for a, b in zip(dense(along), dense(across), strict=True):
+                    assert (a is None and b is None) or a.tobytes() == b.T.tobytes(), str(loss)
+
+
+def dense(result):
+    """The arrays of a result that hold rows and classes."""
+    return result.per_example, result.grad_logits, result.grad_labels, result.output
 
 
 def test_confident_predictions_in_bfloat16(engine):
