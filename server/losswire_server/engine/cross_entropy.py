@@ -33,7 +33,7 @@ _PLAIN = SoftmaxCrossEntropy()
 def softmax_cross_entropy(operands: Operands) -> RowResults:
     """Loss, gradients and extras of a tile; also of sequence_loss, which has no options here."""
     loss = operands.loss if isinstance(operands.loss, SoftmaxCrossEntropy) else _PLAIN
-    z = _capped(operands, loss)
+    z, by_cap = _capped(operands, loss)
     exp = operands.scratch()
     is_shifted_kept = operands.ids is None or "entropy" in loss.extras
     spread = _Spread(operands) if operands.ids is not None and loss.label_smoothing else None
@@ -46,31 +46,33 @@ def softmax_cross_entropy(operands: Operands) -> RowResults:
         losses = _with_distributions(tile, loss, operands)
     if loss.z_loss:
         losses += loss.z_loss * (tile.top + tile.log_total) ** 2
-    if operands.dense is not None and loss.softcap is not None:
-        _chain_softcap(operands.logits, loss.softcap, operands.dense, operands.buffer())
+    if operands.dense is not None and by_cap is not None:
+        _chain_softcap(by_cap, operands.dense)
     return RowResults(losses, extras)
 
 
-def _capped(operands: Operands, loss: SoftmaxCrossEntropy) -> Array:
-    """The logits after softcap and temperature."""
+def _capped(operands: Operands, loss: SoftmaxCrossEntropy) -> tuple[Array, Array | None]:
+    """The logits after softcap and temperature; and before, divided by the softcap if there is."""
     if loss.softcap is None and loss.temperature == 1.0:
-        return operands.logits
+        return operands.logits, None
     z = operands.buffer()
     if loss.softcap is None:
         np.divide(operands.logits, loss.temperature, out=z)
-        return z
-    np.divide(operands.logits, loss.softcap, out=z)
-    np.tanh(z, out=z)
+        return z, None
+    by_cap = np.divide(operands.logits, loss.softcap, out=operands.buffer())
+    np.tanh(by_cap, out=z)
     np.multiply(z, loss.softcap / loss.temperature, out=z)
-    return z
+    return z, by_cap
 
 
-def _chain_softcap(logits: Array, softcap: float, grad: Array, buffer: Array) -> None:
-    """Multiplies by the derivative of softcap, 1 / cosh^2, which keeps its digits near 0."""
-    np.divide(logits, softcap, out=buffer)
-    np.cosh(buffer, out=buffer)
-    np.multiply(buffer, buffer, out=buffer)
-    np.divide(grad, buffer, out=grad)
+def _chain_softcap(by_cap: Array, grad: Array) -> None:
+    """Multiplies by the derivative of softcap, 1 / cosh^2, which keeps its digits near 0.
+
+    `by_cap` is written.
+    """
+    np.cosh(by_cap, out=by_cap)
+    np.multiply(by_cap, by_cap, out=by_cap)
+    np.divide(grad, by_cap, out=grad)
 
 
 def _extras(tile: SoftmaxTile, loss: SoftmaxCrossEntropy, operands: Operands) -> dict[str, Array]:

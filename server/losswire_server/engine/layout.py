@@ -117,6 +117,14 @@ def weighted_sums(weights: Array, values: Array, product: Array) -> Float64s:
     return total
 
 
+def scale_rows(values: Array, scale: Float64s) -> None:
+    """Multiplies each row by its scale, in place."""
+    if scale.strides != (0,):
+        values *= scale.astype(values.dtype)[:, None]
+    elif scale.size and scale[0] != 1.0:
+        values *= values.dtype.type(scale[0])
+
+
 def _sums_by_class(values: Array) -> Array:
     sums: Array
     if len(values) == 1:

@@ -179,15 +179,22 @@ def _store_rows(tile: Tile, results: RowResults) -> bool:
             piece.work.extras[name][piece.span] = part
     if results.loss is None:
         return False
-    losses = results.loss * tiles.joined(tile, lambda weighting: weighting.weight)
-    # A sum shows any NaN; where it is one of its own, as of infinities, the masks are empty.
-    is_nan = bool(np.isnan(losses.sum()))
+    losses = results.loss
+    weight = tiles.joined(tile, lambda weighting: weighting.weight)
+    if not _is_one(weight):
+        losses = losses * weight
+    is_nan = bool(np.isnan(losses.max(initial=-np.inf)))  # the largest of all is NaN if one is
     if is_nan:
         losses[np.isnan(losses)] = np.nan
     tiles.blank(tile, losses, lambda weighting: weighting.no_loss)
     for piece, part in tiles.split(tile, losses):
         piece.work.per_example[piece.span] = part
     return is_nan or any(piece.work.weighting.is_scale_nan for piece in tile)
+
+
+def _is_one(weight: Array) -> bool:
+    """Whether the weight is 1 for all rows, known from one of them."""
+    return weight.strides == (0,) and weight.size > 0 and bool(weight[0] == 1.0)
 
 
 def _labels(tile: Tile, buffer: Array) -> Array:

@@ -37,6 +37,10 @@ PACKED_ELEMENTS: Final = 1 << 18
 _ROW_EFFORT: Final = 16
 """Elements whose computation takes as long as what is done once for each row."""
 
+_ARRAYS: Final = {"distribution": 2, "elements": 4}
+"""How much more memory a tile's arrays take, by the reading of its labels: what tiles of one size
+would push out of the cache."""
+
 _VERY_FEW: Final = 12
 """Classes up to which scattering class by class is faster than row by row."""
 
@@ -141,7 +145,8 @@ def cut(works: Sequence[Work]) -> Iterator[Tile]:
     """Cuts large requests into tiles and packs small ones together into others."""
     classes = works[0].logits.shape[1]
     effort = classes + _ROW_EFFORT if 1 < classes <= FEW_CLASSES else classes
-    limit, small = max(1, TILE_ELEMENTS // effort), max(1, PACKED_ELEMENTS // effort)
+    elements = TILE_ELEMENTS // _ARRAYS.get(works[0].request.reading, 1)
+    limit, small = max(1, elements // effort), max(1, PACKED_ELEMENTS // effort)
     packed: list[Piece] = []
     room = small
     for work in works:

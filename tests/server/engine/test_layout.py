@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from losswire_server.engine import layout
-from losswire_server.engine.layout import Places, peaks, row_sums, shaped, weighted_sums
+from losswire_server.engine.layout import Places, peaks, row_sums, scale_rows, shaped, weighted_sums
 
 CLASSES = (1, 2, 3, 7, 8, 9, 10, 16, 17, 33, 63, 64, 65, 129, 1000, 1023, 1024, 1025, 5003)
 
@@ -102,3 +102,14 @@ def test_places(classes, rows):
         assert np.array_equal(places.of(tile), values[np.arange(rows), picked])
         places.put(tile, -np.arange(rows))
         assert np.array_equal(tile, expected)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.1, 1.0, np.nan])
+def test_one_scale_for_all_rows_is_that_of_each(scale):
+    """A scale held once for all rows gives the bits of the same scale held for each."""
+    values = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    once, each = laid_out(values), laid_out(values)
+    scale_rows(once, np.broadcast_to(np.float64(scale), 5))
+    scale_rows(each, np.full(5, scale))
+    assert once.tobytes() == each.tobytes()
+    np.testing.assert_array_equal(once, values * np.float32(scale))

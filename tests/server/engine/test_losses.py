@@ -202,6 +202,10 @@ def test_elementwise_losses_agree_with_50_digits(engine, dtype, scale):
             exact.focal_sigmoid,
             {"gamma": 0.5, "alpha": 0.25},
         ),
+        *(
+            (losses.Focal(form="sigmoid", gamma=g), logits, {}, exact.focal_sigmoid, {"gamma": g})
+            for g in (0.0, 1.0, 3.0, 3.7)
+        ),
         (losses.BinaryCrossEntropy(), probabilities, {}, exact.binary_cross_entropy, {}),
         (
             losses.BinaryCrossEntropy(epsilon=0.01, label_smoothing=0.1),
@@ -266,6 +270,37 @@ def test_sigmoid_at_zero(engine):
         engine, losses.SigmoidCrossEntropy(), np.zeros(4, np.float32), labels, "elements"
     )
     assert result.grad_logits.tolist() == (np.float32(0.5) - labels).tolist()
+
+
+def test_sigmoid_keeps_the_digits_of_weights_near_zero(engine):
+    """With pos_weight 0 what is left of a label 1 - 2^-10 is 2^-10 of softplus, to float32."""
+    logits, labels = np.float32([-3, -0.5, 0, 2, 40]), np.full(5, 1 - 2.0**-10, np.float32)
+    result = compute(
+        engine,
+        losses.SigmoidCrossEntropy(),
+        logits,
+        labels,
+        "elements",
+        pos_weight=np.zeros(1, np.float32),
+    )
+    z = logits.astype(np.float64)
+    np.testing.assert_allclose(result.per_example, 2.0**-10 * np.logaddexp(0, z), rtol=2.0**-22)
+    expected = 2.0**-10 / (1 + np.exp(-z))
+    np.testing.assert_allclose(result.grad_logits, expected, rtol=2.0**-22)
+
+
+def test_sigmoid_of_extreme_logits(engine):
+    """±1e30 and ±inf: right costs nothing, wrong its distance; gradients are 0 and 1."""
+    logits = np.float32([1e30, 1e30, -1e30, -1e30, np.inf, -np.inf])
+    labels = np.float32([0, 1, 0, 1, 0, 1])
+    result = compute(engine, losses.SigmoidCrossEntropy(), logits, labels, "elements")
+    expected = np.float32([1e30, 0, 0, 1e30, np.inf, np.inf])
+    np.testing.assert_array_equal(result.per_example, expected)
+    np.testing.assert_array_equal(result.grad_logits, [1, 0, 0, -1, 1, -1])
+    focal = losses.Focal(form="sigmoid", gamma=1.0)
+    result = compute(engine, focal, logits[:4], labels[:4], "elements")
+    np.testing.assert_array_equal(result.per_example, expected[:4])
+    np.testing.assert_array_equal(result.grad_logits, [1, 0, 0, -1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
