@@ -240,7 +240,7 @@ def gather(tile: Tile, arrays: Sequence[Array], buffer: Array) -> Array:
     if view is buffer:
         for array, (piece, rows) in zip(arrays, split(tile, buffer), strict=True):
             block = piece.block(array)
-            np.copyto(rows.reshape(block.shape), block, casting="unsafe")  # float to float
+            _move(block, rows.reshape(block.shape))
     return view
 
 
@@ -260,13 +260,22 @@ def scatter(tile: Tile, arrays: Sequence[Array], written: Array, buffer: Array) 
         return
     for array, (piece, rows) in zip(arrays, split(tile, buffer), strict=True):
         block = piece.block(array)
-        moved = rows.reshape(block.shape)
-        is_few = block.shape[2] <= _VERY_FEW or moved.strides[2] % _PAGE == 0
-        if is_few and block.dtype == moved.dtype:
-            # Class by class; `copyto` goes row by row, and so to and fro between the pages.
-            np.positive(moved.transpose(2, 0, 1), out=block.transpose(2, 0, 1))
-        else:
-            np.copyto(block, moved, casting="unsafe")  # float to float
+        _move(rows.reshape(block.shape), block)
+
+
+def _move(source: Array, block: Array) -> None:
+    """Copies `[outer, inner, classes]` into another layout and float dtype."""
+    classes, apart = block.shape[2], source.strides[2]
+    if source.dtype != block.dtype:
+        if "V" in source.dtype.kind + block.dtype.kind and is_by_class(classes):
+            # bfloat16 is converted by vector code only where memory is contiguous.
+            source = source.astype(block.dtype)
+        np.copyto(block, source, casting="unsafe")  # float to float
+    elif apart >= _PAGE and (1 < classes <= _VERY_FEW or apart % _PAGE == 0):
+        # Class by class; `copyto` goes row by row, and so to and fro between the pages.
+        np.positive(source.transpose(2, 0, 1), out=block.transpose(2, 0, 1))
+    else:
+        np.copyto(block, source)
 
 
 def split(tile: Tile, rows: Array) -> Iterator[tuple[Piece, Array]]:
