@@ -24,6 +24,9 @@ some 30 ns beside its elements."""
 _STRETCH: Final = 1024
 """Classes that are summed in the compute dtype; the sums of stretches are added up in float64."""
 
+_SMALL: Final = 1 << 11
+"""Elements up to which one call that goes row by row is faster than several that do not."""
+
 _COUNTDOWN: Final = np.arange(FEW_CLASSES, 0, -1, dtype=np.uint8)[:, None]
 
 
@@ -76,7 +79,7 @@ def _flat(values: Array) -> Array | None:
 def peaks(values: Array) -> tuple[Int64s, Array]:
     """The class of the first largest element of each row, or of its first NaN; and the element."""
     classes = values.shape[1]
-    if not is_by_class(classes):
+    if not is_by_class(classes) or values.size < _SMALL:
         peak = values.argmax(axis=1)
         return peak, Places(peak, values.shape).of(values)
     top = np.maximum.reduce(values, axis=1)

@@ -99,7 +99,8 @@ def softmax_tile(
         _widen_sure_rows(logits, peak, top, tail, exp)
     places.put(exp, 1)
     if not np.isfinite(top.sum()):
-        tail += top - top  # 0, or NaN where the largest logit is not finite
+        tail[~np.isfinite(top)] = np.nan
+        top[np.isnan(top)] = np.nan  # one NaN for all, whichever of a row's was found
     return SoftmaxTile(peak, places, top.astype(np.float64), tail, exp, shifted, 1.0 + tail)
 
 

@@ -451,7 +451,7 @@ def test_no_layout_changes_a_bit(engine, classes, dtype):
     random = np.random.default_rng(classes)
     logits = (random.normal(size=(64, classes)) * 6).astype(dtype)
     logits[3], logits[10, classes // 2], logits[20, 0], logits[30] = -np.inf, np.nan, np.inf, 0
-    logits[40, 1:] = -np.inf
+    logits[40, 1:], logits[50], logits[50, 0] = -np.inf, np.nan, -np.float32(np.nan)
     for loss, labels, reading, tensors in all_losses(classes):
         is_soft = loss.name == "softmax_cross_entropy" and reading == "distribution"
         call = LossCall(loss, grad_logits=reading != "none", grad_labels=is_soft)
