@@ -111,7 +111,8 @@ class LabelGradient:
             RuntimeError: these never will be.
         """
         if self._total.shape[1] == 1:
-            grad = grad.sum(axis=1, keepdims=True)
+            # Row-major first: along other strides the order of a sum depends on how many rows.
+            grad = np.ascontiguousarray(grad).sum(axis=1, keepdims=True)
         with self._turn:
             self._turn.wait_for(lambda: self._rows >= first_row or self._is_abandoned)
             if self._is_abandoned:

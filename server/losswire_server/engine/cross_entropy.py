@@ -18,13 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from losswire_proto.losses import SoftmaxCrossEntropy
+from losswire_server.engine.layout import Places, row_sums, weighted_sums
 from losswire_server.engine.operands import RowResults
-from losswire_server.engine.softmax import (
-    SoftmaxTile,
-    softmax_tile,
-    subtract_rows,
-    weighted_sum,
-)
+from losswire_server.engine.softmax import SoftmaxTile, softmax_tile, subtract_rows
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
@@ -37,11 +33,11 @@ _PLAIN = SoftmaxCrossEntropy()
 def softmax_cross_entropy(operands: Operands) -> RowResults:
     """Loss, gradients and extras of a tile; also of sequence_loss, which has no options here."""
     loss = operands.loss if isinstance(operands.loss, SoftmaxCrossEntropy) else _PLAIN
-    z = _capped(operands, loss)
+    z, by_cap = _capped(operands, loss)
     exp = operands.scratch()
     is_shifted_kept = operands.ids is None or "entropy" in loss.extras
-    spread = _Spread(operands)
-    look = spread.look if operands.ids is not None and loss.label_smoothing else None
+    spread = _Spread(operands) if operands.ids is not None and loss.label_smoothing else None
+    look = None if spread is None else spread.look
     tile = softmax_tile(z, operands.buffer() if is_shifted_kept else exp, exp, look)
     extras = _extras(tile, loss, operands)
     if operands.ids is not None:
@@ -50,31 +46,33 @@ def softmax_cross_entropy(operands: Operands) -> RowResults:
         losses = _with_distributions(tile, loss, operands)
     if loss.z_loss:
         losses += loss.z_loss * (tile.top + tile.log_total) ** 2
-    if operands.dense is not None and loss.softcap is not None:
-        _chain_softcap(operands.logits, loss.softcap, operands.dense, operands.buffer())
+    if operands.dense is not None and by_cap is not None:
+        _chain_softcap(by_cap, operands.dense)
     return RowResults(losses, extras)
 
 
-def _capped(operands: Operands, loss: SoftmaxCrossEntropy) -> Array:
-    """The logits after softcap and temperature."""
+def _capped(operands: Operands, loss: SoftmaxCrossEntropy) -> tuple[Array, Array | None]:
+    """The logits after softcap and temperature; and before, divided by the softcap if there is."""
     if loss.softcap is None and loss.temperature == 1.0:
-        return operands.logits
+        return operands.logits, None
     z = operands.buffer()
     if loss.softcap is None:
         np.divide(operands.logits, loss.temperature, out=z)
-        return z
-    np.divide(operands.logits, loss.softcap, out=z)
-    np.tanh(z, out=z)
+        return z, None
+    by_cap = np.divide(operands.logits, loss.softcap, out=operands.buffer())
+    np.tanh(by_cap, out=z)
     np.multiply(z, loss.softcap / loss.temperature, out=z)
-    return z
+    return z, by_cap
 
 
-def _chain_softcap(logits: Array, softcap: float, grad: Array, buffer: Array) -> None:
-    """Multiplies by the derivative of softcap, 1 / cosh^2, which keeps its digits near 0."""
-    np.divide(logits, softcap, out=buffer)
-    np.cosh(buffer, out=buffer)
-    np.multiply(buffer, buffer, out=buffer)
-    np.divide(grad, buffer, out=grad)
+def _chain_softcap(by_cap: Array, grad: Array) -> None:
+    """Multiplies by the derivative of softcap, 1 / cosh^2, which keeps its digits near 0.
+
+    `by_cap` is written.
+    """
+    np.cosh(by_cap, out=by_cap)
+    np.multiply(by_cap, by_cap, out=by_cap)
+    np.divide(grad, by_cap, out=grad)
 
 
 def _extras(tile: SoftmaxTile, loss: SoftmaxCrossEntropy, operands: Operands) -> dict[str, Array]:
@@ -84,8 +82,8 @@ def _extras(tile: SoftmaxTile, loss: SoftmaxCrossEntropy, operands: Operands) ->
     if "argmax" in loss.extras:
         extras["argmax"] = tile.peak
     if "entropy" in loss.extras:
-        dot = weighted_sum(tile.exp, tile.shifted, operands.buffer())
-        extras["entropy"] = tile.log_total - dot / (1.0 + tile.tail)
+        dot = weighted_sums(tile.exp, tile.shifted, operands.buffer())
+        extras["entropy"] = tile.log_total - dot / tile.total
     return extras
 
 
@@ -95,17 +93,17 @@ class _Spread:
     def __init__(self, operands: Operands) -> None:
         self._operands = operands
         weights, classes = operands.class_weight, operands.logits.shape[1]
-        ones = np.ones((1, 1), operands.logits.dtype)
-        self.weights: Array = ones if weights is None else weights[None, :]
+        ones = np.ones(1, operands.logits.dtype)
+        self.weights: Array = ones if weights is None else weights
         self.total = float(classes) if weights is None else float(weights.sum(dtype=np.float64))
         self.dot: Float64s | float = 0.0
 
     def look(self, shifted: Array) -> None:
         """Takes the sum while z - z_j is there."""
         if self._operands.class_weight is None:
-            self.dot = np.add.reduce(shifted, axis=1).astype(np.float64)
+            self.dot = row_sums(shifted)
         else:
-            self.dot = weighted_sum(self.weights, shifted, self._operands.buffer())
+            self.dot = weighted_sums(self.weights, shifted, self._operands.buffer())
 
 
 def _with_ids(
@@ -114,34 +112,39 @@ def _with_ids(
     ids: Int64s,
     loss: SoftmaxCrossEntropy,
     operands: Operands,
-    spread: _Spread,
+    spread: _Spread | None,
 ) -> Float64s:
-    classes, total_weight = z.shape[1], spread.total
     weights = operands.class_weight
     weight = 1.0 if weights is None else weights[ids].astype(np.float64)
-    hard, soft = (1.0 - loss.label_smoothing) * weight, loss.label_smoothing / classes
+    hard, soft = (1.0 - loss.label_smoothing) * weight, loss.label_smoothing / z.shape[1]
     log_total = tile.log_total
-    losses: Float64s
-    losses = hard * (log_total + (tile.top - z[tile.rows, ids].astype(np.float64)))
-    if soft:
-        losses += soft * (total_weight * log_total - spread.dot)
+    at_ids = Places(ids, z.shape)
+    losses: Float64s = tile.top - at_ids.of(z)
+    losses += log_total
+    losses *= hard
+    if spread is not None:
+        losses += soft * (spread.total * log_total - spread.dot)
     grad = operands.dense
     if grad is None:
         return losses
-    by_lse = 2.0 * loss.z_loss * (tile.top + log_total) if loss.z_loss else 0.0
     scale = operands.scale if loss.temperature == 1.0 else operands.scale / loss.temperature
-    is_peak = ids == tile.peak
-    true_exp = np.where(is_peak, 1.0, tile.exp[tile.rows, ids]).astype(np.float64)
-    # p_y - 1, without the cancellation where p_y is near 1
-    less_one = np.where(is_peak, -tile.tail, true_exp - 1.0 - tile.tail) / (1.0 + tile.tail)
-    at_true = hard * less_one
-    if soft or loss.z_loss:
-        probability = true_exp / (1.0 + tile.tail)
-        at_true = at_true + probability * (soft * total_weight + by_lse) - soft * weight
-    tile.write_probabilities(scale * (hard + soft * total_weight + by_lse), grad)
-    if soft:
+    true_exp = at_ids.of(tile.exp).astype(np.float64)
+    # p_y - 1; where y is j and p_y near 1, this is -t / (1 + t), and nothing cancels
+    at_true = true_exp - 1.0
+    at_true -= tile.tail
+    at_true /= tile.total
+    at_true *= hard
+    mass = hard  # what the probabilities are multiplied by
+    if spread is not None or loss.z_loss:
+        more = 2.0 * loss.z_loss * (tile.top + log_total) if loss.z_loss else 0.0
+        more = more + soft * (0.0 if spread is None else spread.total)
+        at_true += true_exp / tile.total * more - soft * weight
+        mass = mass + more
+    tile.write_probabilities(scale * mass, grad)
+    if spread is not None:
         subtract_rows(grad, scale * soft, spread.weights)
-    grad[tile.rows, ids] = scale * at_true
+    at_true *= scale
+    at_ids.put(grad, at_true)
     return losses
 
 
@@ -150,9 +153,9 @@ def _with_distributions(
 ) -> Float64s:
     q = _smoothed(operands.labels, loss, operands)
     log_total = tile.log_total
-    mass = np.add.reduce(q, axis=1).astype(np.float64)
+    mass = row_sums(q)
     product = operands.buffer()
-    losses: Float64s = mass * log_total - weighted_sum(q, tile.shifted, product)
+    losses: Float64s = mass * log_total - weighted_sums(q, tile.shifted, product)
     if operands.dense is not None:
         if loss.label_gradient == "tf":
             mass = np.ones_like(mass)

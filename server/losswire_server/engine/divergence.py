@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from losswire_server.engine import sigmoid
+from losswire_server.engine.layout import Places, row_sums, weighted_sums
 from losswire_server.engine.operands import RowResults
-from losswire_server.engine.softmax import softmax_tile, weighted_sum
+from losswire_server.engine.softmax import softmax_tile
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
@@ -34,10 +35,10 @@ def kl_divergence(operands: Operands) -> RowResults:
     exp = operands.scratch()
     tile = softmax_tile(z, operands.buffer(), exp)
     y, log_y = _target(target, loss, operands)
-    mass = np.add.reduce(y, axis=1).astype(np.float64)
+    mass = row_sums(y)
     # log(y) - (z - z_j): the parts of log(y) - log(p) that vary within the row
     np.subtract(log_y, tile.shifted, out=log_y)
-    losses = mass * tile.log_total + weighted_sum(y, log_y, log_y)
+    losses = mass * tile.log_total + weighted_sums(y, log_y, log_y)
     factor = temperature * temperature if loss.scale_by_temperature_squared else 1.0
     if operands.dense is not None:
         scale = operands.scale * (factor / temperature)
@@ -71,14 +72,15 @@ def focal(operands: Operands) -> RowResults:
     shifted = operands.buffer()
     tile = softmax_tile(z, shifted, exp)
     if operands.ids is not None:
-        surprise = (tile.log_total + (tile.top - z[tile.rows, operands.ids]))[:, None]
+        at_ids = Places(operands.ids, z.shape)
+        surprise = (tile.log_total + (tile.top - at_ids.of(z)))[:, None]
         y = np.ones_like(surprise)
     else:
         surprise = np.subtract(tile.log_total.astype(z.dtype)[:, None], shifted, out=shifted)
         y = operands.labels
     u = -np.expm1(-surprise)
     weight = alpha * y * u**loss.gamma
-    losses = np.asarray(weighted_sum(weight, surprise, np.empty_like(surprise)), np.float64)
+    losses = np.asarray(weighted_sums(weight, surprise, np.empty_like(surprise)), np.float64)
     if operands.dense is not None:
         # p * ℓ / u: 1 where all mass is on the class, 0 where none is
         slope = np.divide(surprise, u, out=np.ones_like(u), where=u != 0) * np.exp(-surprise)
@@ -87,8 +89,8 @@ def focal(operands: Operands) -> RowResults:
         if operands.ids is not None:
             labels = operands.buffer()
             labels[...] = 0
-            labels[tile.rows, operands.ids] = f[:, 0]
+            at_ids.put(labels, f[:, 0])
             f = labels
-        mass = np.add.reduce(f, axis=1).astype(np.float64)
+        mass = row_sums(f)
         tile.write_gradient(f, mass, operands.scale, operands.dense)
     return RowResults(losses)

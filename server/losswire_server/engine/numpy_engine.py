@@ -59,7 +59,7 @@ class NumpyEngine:
         pending = _Shared(tiles.cut(works))
         helpers = [
             self._pool.submit(self._compute_tiles, pending)
-            for _ in range(min(self._threads, _tiles_at_most(requests)) - 1)
+            for _ in range(min(self._threads, pending.count) - 1)
         ]
         self._compute_tiles(pending)
         for helper in helpers:
@@ -89,6 +89,7 @@ class _Shared:
         self._tiles: queue.SimpleQueue[Tile] = queue.SimpleQueue()
         for tile in source:
             self._tiles.put(tile)
+        self.count = self._tiles.qsize()
 
     def __iter__(self) -> Iterator[Tile]:
         while True:
@@ -103,10 +104,6 @@ def _abandon(tile: Tile) -> None:
     for piece in tile:
         if piece.work.label_gradient is not None:
             piece.work.label_gradient.abandon()
-
-
-def _tiles_at_most(requests: Sequence[LossRequest]) -> int:
-    return 1 + sum(request.logits.size for request in requests) // tiles.TILE_ELEMENTS
 
 
 def _work(request: LossRequest) -> Work:
@@ -209,19 +206,26 @@ def _compute_tile(tile: Tile, scratch: Scratch) -> None:
 def _store_rows(tile: Tile, results: RowResults) -> bool:
     """Weighs the losses and hands each piece its rows; whether any loss or scale is NaN."""
     for name, values in results.extras.items():
-        for piece, part in zip(tile, tiles.split(tile, values), strict=True):
+        for piece, part in tiles.split(tile, values):
             piece.work.extras[name][piece.span] = part
     if results.loss is None:
         return False
-    losses = results.loss * tiles.joined(tile, lambda weighting: weighting.weight)
-    # A sum shows any NaN; where it is one of its own, as of infinities, the masks are empty.
-    is_nan = bool(np.isnan(losses.sum()))
+    losses = results.loss
+    weight = tiles.joined(tile, lambda weighting: weighting.weight)
+    if not _is_one(weight):
+        losses = losses * weight
+    is_nan = bool(np.isnan(losses.max(initial=-np.inf)))  # the largest of all is NaN if one is
     if is_nan:
         losses[np.isnan(losses)] = np.nan
     tiles.blank(tile, losses, lambda weighting: weighting.no_loss)
-    for piece, part in zip(tile, tiles.split(tile, losses), strict=True):
+    for piece, part in tiles.split(tile, losses):
         piece.work.per_example[piece.span] = part
     return is_nan or any(piece.work.weighting.is_scale_nan for piece in tile)
+
+
+def _is_one(weight: Array) -> bool:
+    """Whether the weight is 1 for all rows, known from one of them."""
+    return weight.strides == (0,) and weight.size > 0 and bool(weight[0] == 1.0)
 
 
 def _labels(tile: Tile, buffer: Array) -> Array:
@@ -229,7 +233,7 @@ def _labels(tile: Tile, buffer: Array) -> Array:
     arrays = [piece.work.labels for piece in tile if piece.work.labels is not None]
     if arrays:
         return tiles.gather(tile, arrays, buffer)
-    for piece, part in zip(tile, tiles.split(tile, buffer), strict=True):
+    for piece, part in tiles.split(tile, buffer):
         if piece.work.label_table is not None:
             piece.work.label_table.fill(part, piece.span)
     return buffer
@@ -240,7 +244,7 @@ def _store_label_gradients(tile: Tile, grad: Array) -> None:
     if arrays:
         tiles.scatter(tile, arrays, grad, grad)
         return
-    for piece, part in zip(tile, tiles.split(tile, grad), strict=True):
+    for piece, part in tiles.split(tile, grad):
         work = piece.work
         if work.label_gradient is not None and work.label_table is not None:
             index = work.label_table.index[piece.span]

@@ -54,9 +54,12 @@ class Operands:
 
 @dataclass(frozen=True, slots=True)
 class RowResults:
-    """Losses `[rows]`, not weighted yet, None for what is no loss; and extras `[rows]` by name."""
+    """Losses `[rows]`, not weighted yet, None for what is no loss; and extras `[rows]` by name.
 
-    loss: Float64s | None
+    Losses are float64, or in the dtype of the computation where each is one element's.
+    """
+
+    loss: Array | None
     extras: Mapping[str, Array] = field(default_factory=dict)
 
 

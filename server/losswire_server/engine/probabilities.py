@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from losswire_server.engine.layout import Places, row_sums, scale_rows, weighted_sums
 from losswire_server.engine.operands import RowResults
 from losswire_server.engine.sigmoid import smooth
-from losswire_server.engine.softmax import weighted_sum
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
@@ -32,41 +32,40 @@ def categorical_cross_entropy(operands: Operands) -> RowResults:
     q = _distribution(operands, loss.label_smoothing)
     n, logs = operands.buffer(), operands.buffer()
     if is_clipped_last:
-        total = np.add.reduce(p, axis=1)[:, None]
+        total = row_sums(p).astype(p.dtype)[:, None]
         np.divide(p, total, out=n)
-        outside = (n < bounds[0]) | (n > bounds[1])
-        _log_clipped(n, loss.epsilon, logs)
+        low, high = n < bounds[0], n > bounds[1]
+        _log_clipped(n, low, high, loss.epsilon, logs)
     else:
         np.clip(p, *bounds, out=n)
-        total = np.add.reduce(n, axis=1)[:, None]
+        total = row_sums(n).astype(p.dtype)[:, None]
         np.divide(n, total, out=n)
-        outside = (p < bounds[0]) | (p > bounds[1])
+        low, high = p < bounds[0], p > bounds[1]
         np.log(n, out=logs)
-    losses = -weighted_sum(q, logs, logs)
+    losses = -weighted_sums(q, logs, logs)
     if operands.dense is not None:
         # -d l / d n, then through n = x / Σx: (Σ dn * n - dn) / Σx
         grad = np.divide(q, n, out=operands.dense)
         if not loss.epsilon:
             _put(grad, 0, q == 0)  # 0 / 0
         if is_clipped_last:
-            _put(grad, 0, outside)
-        mean = np.add.reduce(np.multiply(grad, n, out=logs), axis=1)
+            _put(grad, 0, low | high)
+        mean = weighted_sums(grad, n, logs).astype(p.dtype)
         np.subtract(mean[:, None], grad, out=grad)
-        grad /= total
-        grad *= operands.scale.astype(grad.dtype)[:, None]
+        grad *= (operands.scale[:, None] / total).astype(grad.dtype)
         if not is_clipped_last:
-            _put(grad, 0, outside)
+            _put(grad, 0, low | high)
     return RowResults(losses)
 
 
-def _log_clipped(p: Array, epsilon: float, out: Array) -> None:
+def _log_clipped(p: Array, low: Array, high: Array, epsilon: float, out: Array) -> None:
     """log(clip(p, ε, 1-ε)) into `out`; the bounds' logarithms are formed in float64.
 
     In float32 the nearest number to 1 - 1e-7 is 1 - 1.2e-7, a fifth off in the logarithm.
     """
     np.log(p, out=out)
-    _put(out, np.log(epsilon) if epsilon else -np.inf, p < epsilon)
-    _put(out, np.log1p(-epsilon), p > 1.0 - epsilon)
+    _put(out, np.log(epsilon) if epsilon else -np.inf, low)
+    _put(out, np.log1p(-epsilon), high)
 
 
 def _put(out: Array, value: float, mask: Array) -> None:
@@ -84,7 +83,7 @@ def _distribution(operands: Operands, smoothing: float) -> Array:
         np.multiply(operands.labels, 1.0 - smoothing, out=q)
     else:
         q[...] = 0
-        q[np.arange(q.shape[0]), operands.ids] = 1.0 - smoothing
+        Places(operands.ids, q.shape).put(q, 1.0 - smoothing)
     if smoothing:
         q += smoothing / q.shape[1]
     return q
@@ -100,7 +99,7 @@ def binary_cross_entropy(operands: Operands) -> RowResults:
         not_y = smooth(not_y, smoothing, not_y)
     low, high = p < epsilon, p > 1.0 - epsilon
     positive, negative = operands.buffer(), operands.buffer()
-    _log_clipped(p, epsilon, positive)
+    _log_clipped(p, low, high, epsilon, positive)
     np.multiply(y, positive, out=positive)
     np.log1p(np.negative(p, out=negative), out=negative)
     _put(negative, np.log1p(-epsilon), low)
@@ -108,16 +107,18 @@ def binary_cross_entropy(operands: Operands) -> RowResults:
     np.multiply(not_y, negative, out=negative)
     _absent(positive, y, epsilon)
     _absent(negative, not_y, epsilon)
-    losses = -(positive + negative).reshape(-1).astype(np.float64)
+    losses = np.add(positive, negative, out=operands.buffer())
+    np.negative(losses, out=losses)
     if operands.dense is not None:
-        up = np.divide(not_y, 1 - p, out=negative)
+        up = np.subtract(1, p, out=negative)
+        np.divide(not_y, up, out=up)
         down = np.divide(y, p, out=positive)
         _absent(up, not_y, epsilon)
         _absent(down, y, epsilon)
         grad = np.subtract(up, down, out=operands.dense)
-        grad *= operands.scale.astype(grad.dtype)[:, None]
+        scale_rows(grad, operands.scale)
         _put(grad, 0, low | high)
-    return RowResults(losses)
+    return RowResults(losses.reshape(-1))
 
 
 def _absent(terms: Array, labels: Array, epsilon: float) -> None:

@@ -1,6 +1,7 @@
 """Losses of independent binary decisions, on logits; each element is an example of its own.
 
-With σ(z) = 1 / (1 + e^-z), softplus(z) = max(z, 0) + log1p(e^-|z|) and pos_weight q:
+With e = e^-|z|, σ(z) = (1 if z >= 0 else e) / (1 + e), softplus(z) = max(z, 0) + log1p(e),
+σ(z) * σ(-z) = e / (1 + e)^2 and pos_weight q:
 
     cross-entropy  l = (1-y) * softplus(z) + q * y * softplus(-z)
                    dz = (1-y) * σ(z) - q * y * σ(-z)
@@ -8,6 +9,8 @@ With σ(z) = 1 / (1 + e^-z), softplus(z) = max(z, 0) + log1p(e^-|z|) and pos_wei
                    dz = α_t * (u^γ * (σ(z) - y) - γ * u^(γ-1) * (2y-1) * σ(z) * σ(-z) * ce)
 
 Every sum is of terms of one sign for labels in [0, 1], so nothing cancels; σ(-z) is never 1 - σ(z).
+Choices go by maximum of two arrays: a choice by mask costs ten times as much, and a maximum of an
+array and a number three times.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from losswire_server.engine.layout import scale_rows
 from losswire_server.engine.operands import RowResults
 
 if TYPE_CHECKING:
@@ -33,16 +37,15 @@ def sigmoid_cross_entropy(operands: Operands) -> RowResults:
         labels = smooth(labels, smoothing, operands.buffer())
         negative = smooth(negative, smoothing, negative)
     positive = labels if weight is None else np.multiply(labels, weight, out=operands.buffer())
-    up, down = operands.buffer(), operands.buffer()
-    _softplus(operands.logits, up, down)
-    loss = np.multiply(negative, up, out=up)
-    loss += np.multiply(positive, down, out=down)
-    losses = loss.reshape(-1).astype(np.float64)
+    decision = _Decision(operands)
+    loss, product = operands.buffer(), operands.buffer()
+    decision.write_cross_entropy(positive, negative, loss, product, is_sum_one=weight is None)
+    losses = loss.reshape(-1)
     if operands.dense is not None:
-        _sigmoid(operands.logits, up, down)
-        grad = np.multiply(negative, up, out=operands.dense)
-        grad -= np.multiply(positive, down, out=down)
-        grad *= operands.scale.astype(grad.dtype)[:, None]
+        up, down = decision.write_shares(positive, negative, operands.dense, product)
+        grad = np.subtract(up, down, out=operands.dense)
+        grad /= decision.total
+        scale_rows(grad, operands.scale)
     return RowResults(losses)
 
 
@@ -57,42 +60,107 @@ def focal(operands: Operands) -> RowResults:
     """Loss and gradient of a tile, sigmoid form."""
     loss, y = cast("Focal", operands.loss), operands.labels
     gamma, alpha = loss.gamma, loss.alpha
-    up, down, sigma, sigma_minus = (operands.buffer() for _ in range(4))
-    _softplus(operands.logits, up, down)
-    _sigmoid(operands.logits, sigma, sigma_minus)
-    ce = (1 - y) * up + y * down
-    u = (1 - y) * sigma + y * sigma_minus
-    factor = u**gamma if alpha is None else u**gamma * (alpha * y + (1 - alpha) * (1 - y))
-    losses = (factor * ce).reshape(-1).astype(np.float64)
+    not_y = np.subtract(1, y, out=operands.buffer())
+    decision = _Decision(operands)
+    ce, u, down = (operands.buffer() for _ in range(3))
+    decision.write_cross_entropy(y, not_y, ce, u)
+    up, down = decision.write_shares(y, not_y, operands.scratch(), down)
+    np.add(up, down, out=u)
+    u /= decision.total
+    # u^γ, and u^(γ-1) * ce: as u^γ * (ce / u) where that is the product of 0 and infinity
+    factor, slope = operands.buffer(), operands.buffer()
+    if gamma >= 1.0:
+        _power(u, gamma - 1.0, slope)
+        np.multiply(slope, u, out=factor)
+        slope *= ce
+    else:
+        _power(u, gamma, factor)
+        slope[...] = 1  # ce / u where both vanish
+        np.divide(ce, u, out=slope, where=u != 0)
+        slope *= factor
+    if alpha is not None:
+        share = _shared(y, not_y, alpha, u)
+        factor *= share
+        slope *= share
+    losses = np.multiply(factor, ce, out=ce).reshape(-1)
     if operands.dense is not None:
-        # u^(γ-1) * ce as u^γ * (ce / u); ce / u tends to 1 where both vanish
-        ratio = np.divide(ce, u, out=np.ones_like(u), where=u != 0)
-        slope = gamma * ratio * (2 * y - 1) * sigma * sigma_minus
-        grad = np.multiply(factor, (1 - y) * sigma - y * sigma_minus - slope, out=operands.dense)
-        grad *= operands.scale.astype(grad.dtype)[:, None]
+        grad = np.subtract(up, down, out=operands.dense)
+        grad *= factor
+        slope *= np.subtract(y, not_y, out=down)
+        slope *= np.divide(decision.small, decision.total, out=down)
+        slope *= gamma
+        grad -= slope
+        grad /= decision.total
+        scale_rows(grad, operands.scale)
     return RowResults(losses)
 
 
-def _softplus(z: Array, up: Array, down: Array) -> None:
-    """Writes softplus(z) into `up` and softplus(-z) into `down`."""
-    np.abs(z, out=down)
-    np.negative(down, out=down)
-    np.exp(down, out=down)
-    np.log1p(down, out=down)
-    np.maximum(z, 0, out=up)
-    up += down
-    down -= np.minimum(z, 0)
+def _shared(y: Array, not_y: Array, alpha: float, out: Array) -> Array:
+    """α * y + (1-α) * (1-y)."""
+    np.multiply(not_y, 1.0 - alpha, out=out)
+    out += alpha * y
+    return out
 
 
-def _sigmoid(z: Array, up: Array, down: Array) -> None:
-    """Writes σ(z) into `up` and σ(-z) into `down`.
+def _power(base: Array, exponent: float, out: Array) -> None:
+    """base^exponent; the common exponents without the function that takes ten times as long."""
+    if exponent == 1.0:
+        np.copyto(out, base)
+    elif exponent == 2.0:
+        np.multiply(base, base, out=out)
+    else:
+        np.power(base, exponent, out=out)
 
-    As e^min(z, 0) and e^-max(z, 0), one of which is 1, over their sum: a choice by mask would cost
-    ten times as much.
+
+class _Decision:
+    """What losses and gradients of binary logits share: one exponential and its logarithm.
+
+    Attributes:
+        small: e^-|z|.
+        total: 1 + e^-|z|.
+        log_total: its logarithm.
     """
-    np.exp(np.minimum(z, 0, out=up), out=up)
-    np.maximum(z, 0, out=down)
-    np.exp(np.negative(down, out=down), out=down)
-    total = up + down
-    up /= total
-    down /= total
+
+    def __init__(self, operands: Operands) -> None:
+        self._logits = operands.logits
+        self.small, self.total, self.log_total = (operands.buffer() for _ in range(3))
+        self._zero = operands.buffer()
+        self._zero[...] = 0
+        np.abs(operands.logits, out=self.small)
+        np.negative(self.small, out=self.small)
+        np.exp(self.small, out=self.small)
+        np.add(self.small, 1, out=self.total)
+        np.log1p(self.small, out=self.log_total)
+
+    def write_cross_entropy(
+        self,
+        positive: Array,
+        negative: Array,
+        out: Array,
+        product: Array,
+        *,
+        is_sum_one: bool = True,
+    ) -> None:
+        """Writes negative * softplus(z) + positive * softplus(-z); often the two sum to 1."""
+        np.maximum(self._logits, self._zero, out=out)
+        np.minimum(self._logits, self._zero, out=product)
+        out *= negative
+        out -= np.multiply(product, positive, out=product)
+        if is_sum_one:
+            out += self.log_total
+        else:
+            np.add(positive, negative, out=product)
+            out += np.multiply(product, self.log_total, out=product)
+
+    def write_shares(
+        self, positive: Array, negative: Array, up: Array, down: Array
+    ) -> tuple[Array, Array]:
+        """Writes negative * σ(z) and positive * σ(-z), both times `total`, and returns them."""
+        is_up = np.greater_equal(self._logits, 0)
+        np.copyto(up, is_up)
+        np.subtract(1, up, out=down)
+        np.maximum(up, self.small, out=up)
+        np.maximum(down, self.small, out=down)
+        up *= negative
+        down *= positive
+        return up, down

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from losswire_server.engine.layout import Places, peaks, row_sums
 from losswire_server.engine.operands import RowResults
 
 if TYPE_CHECKING:
@@ -40,20 +41,22 @@ class SoftmaxTile:
     """What the softmax of a tile is made of.
 
     Attributes:
-        rows: 0, 1, 2, … for picking one element per row.
         peak: j, the first largest logit of each row.
+        places: of j, for picking from arrays of the tile.
         top: z_j.
         tail: t, NaN where the row has no softmax.
-        exp: exp(z - z_j), but 0 at j.
+        exp: exp(z - z_j), exactly 1 at j.
         shifted: z - z_j; lost where it was computed in the place of `exp`.
+        total: 1 + t.
     """
 
-    rows: Int64s
     peak: Int64s
+    places: Places
     top: Float64s
     tail: Float64s
     exp: Array
     shifted: Array
+    total: Float64s
 
     @property
     def log_total(self) -> Float64s:
@@ -63,19 +66,18 @@ class SoftmaxTile:
 
     def write_probabilities(self, scale: Float64s, out: Array) -> None:
         """Writes scale * p into `out`, which may be `exp`."""
-        factor = (scale / (1.0 + self.tail)).astype(self.exp.dtype)
+        factor = (scale / self.total).astype(self.exp.dtype)
         np.multiply(self.exp, factor[:, None], out=out)
-        out[self.rows, self.peak] = factor
 
     def write_gradient(self, labels: Array, mass: Float64s, scale: Float64s, out: Array) -> None:
         """Writes scale * (mass * p - labels) into `out`, which may be `exp`, not `labels`.
 
         At j, where mass * p and the label may be nearly equal, the difference is formed from t.
         """
-        at_peak = (mass - labels[self.rows, self.peak]) - mass * self.tail / (1.0 + self.tail)
+        at_peak = (mass - self.places.of(labels)) - mass * self.tail / self.total
         self.write_probabilities(scale * mass, out)
         subtract_rows(out, scale, labels)
-        out[self.rows, self.peak] = scale * at_peak
+        self.places.put(out, scale * at_peak)
 
 
 def softmax_tile(
@@ -85,43 +87,43 @@ def softmax_tile(
 
     `look` is shown z - z_j before the exponentials may take its place.
     """
-    rows = np.arange(logits.shape[0])
-    peak = logits.argmax(axis=1)
-    top = logits[rows, peak]
+    peak, top = peaks(logits)
+    places = Places(peak, logits.shape)
     np.subtract(logits, top[:, None], out=shifted)
     if look is not None:
         look(shifted)
     np.exp(shifted, out=exp)
-    exp[rows, peak] = 0
-    tail = np.add.reduce(exp, axis=1).astype(np.float64)
+    places.put(exp, 0)
+    tail = row_sums(exp)
+    if exp.dtype != np.float64:
+        _widen_sure_rows(logits, peak, top, tail, exp)
+    places.put(exp, 1)
+    if not np.isfinite(top.sum()):
+        tail[~np.isfinite(top)] = np.nan
+        top[np.isnan(top)] = np.nan  # one NaN for all, whichever of a row's was found
+    return SoftmaxTile(peak, places, top.astype(np.float64), tail, exp, shifted, 1.0 + tail)
+
+
+def _widen_sure_rows(logits: Array, peak: Int64s, top: Array, tail: Float64s, exp: Array) -> None:
+    """Forms t and the exponentials of rows with t < SURE in float64."""
     sure = np.flatnonzero(tail < SURE)
-    if sure.size and exp.dtype != np.float64:
+    if sure.size:
         wide = np.exp(logits[sure].astype(np.float64) - top[sure, None])
-        wide[rows[: sure.size], peak[sure]] = 0
-        tail[sure] = np.add.reduce(wide, axis=1)
+        wide[np.arange(sure.size), peak[sure]] = 0
+        tail[sure] = row_sums(wide)
         exp[sure] = wide
-    tail += top - top  # 0, or NaN where the largest logit is not finite
-    return SoftmaxTile(rows, peak, top.astype(np.float64), tail, exp, shifted)
-
-
-def weighted_sum(weights: Array, values: Array, product: Array) -> Float64s:
-    """Σ_c weights * values of each row, where a weight of 0 takes nothing even of -inf."""
-    np.multiply(weights, values, out=product)
-    total = np.add.reduce(product, axis=1)
-    if np.isnan(total).any():
-        np.copyto(product, 0, where=weights == 0)
-        total = np.add.reduce(product, axis=1)
-    wide: Float64s = total.astype(np.float64)
-    return wide
 
 
 def subtract_rows(out: Array, scale: Float64s, values: Array) -> None:
-    """Takes scale * values, one scale for each row, off `out`; block by block, without a copy."""
+    """Takes scale * values, one scale for each row, off `out`; block by block, without a copy.
+
+    Values are `[rows, classes]`, or `[classes]` for all rows alike.
+    """
     factor = scale.astype(out.dtype)[:, None]
     step = max(1, (1 << 16) // out.shape[1])
     for start in range(0, out.shape[0], step):
         block = slice(start, start + step)
-        part = values if values.shape[0] == 1 else values[block]
+        part = values if values.ndim == 1 else values[block]
         out[block] -= factor[block] * part
 
 

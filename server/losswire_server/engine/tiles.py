@@ -10,6 +10,7 @@ of example (o, i) is o * inner + i, whatever the class axis.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,16 +18,34 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from losswire_server.engine.layout import FEW_CLASSES, is_by_class, shaped
+
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
     from losswire_server.requests import LossRequest
     from losswire_server.rows import LabelGradient, LabelTable, Weighting
 
-TILE_ELEMENTS: Final = 1 << 19
+TILE_ELEMENTS: Final = 1 << 20
 """Elements of a tile: 2 MiB of float32. Smaller tiles would stay in L2, but their many short calls
 hand the interpreter's lock to and fro, which costs more: 8192 x 1000 takes 148 ms in tiles of 8k
 elements, 25 ms in 64k, 10.1 in 256k, 7.9 in 512k; 512 x 32000 takes 15.4 in 512k and 21.5 in 256k,
 65536 x 10 takes 5.7 and 4.8 (2 cores, 1 MiB of L2 each; `benchmarks/engine.py --tiles`)."""
+
+PACKED_ELEMENTS: Final = 1 << 18
+"""Elements up to which small requests share a tile. What is larger is cut, for several threads."""
+
+_ROW_EFFORT: Final = 16
+"""Elements whose computation takes as long as what is done once for each row."""
+
+_ARRAYS: Final = {"distribution": 2, "elements": 4}
+"""How much more memory a tile's arrays take, by the reading of its labels: what tiles of one size
+would push out of the cache."""
+
+_VERY_FEW: Final = 12
+"""Classes up to which scattering class by class is faster than row by row."""
+
+_PAGE: Final = 4096
+_SMALLEST_ITEM: Final = 4  # bytes of a float32, the smallest that is computed in
 
 
 @dataclass(slots=True)
@@ -58,32 +77,26 @@ class Work:
     first_row: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive rows of one request: whole outer indices, or a part of one."""
+    """Consecutive rows of one request: whole outer indices, or a part of one.
 
-    work: Work
-    outer: slice
-    inner: slice
+    Attributes:
+        start: the first row.
+        rows: the number of rows.
+        span: the rows as a slice of arrays `[rows]`.
+    """
 
-    @property
-    def start(self) -> int:
-        """The first row."""
-        return int(self.outer.start * self.work.logits.shape[2] + self.inner.start)
+    __slots__ = ("_inner", "_outer", "rows", "span", "start", "work")
 
-    @property
-    def rows(self) -> int:
-        """The number of rows."""
-        return int((self.outer.stop - self.outer.start) * (self.inner.stop - self.inner.start))
-
-    @property
-    def span(self) -> slice:
-        """The rows as a slice of arrays `[rows]`."""
-        return slice(self.start, self.start + self.rows)
+    def __init__(self, work: Work, outer: slice, inner: slice) -> None:
+        self.work, self._outer, self._inner = work, outer, inner
+        self.start: int = outer.start * work.logits.shape[2] + inner.start
+        self.rows: int = (outer.stop - outer.start) * (inner.stop - inner.start)
+        self.span = slice(self.start, self.start + self.rows)
 
     def block(self, array: Array) -> Array:
         """This piece of an array `[outer, classes, inner]`, as `[outer, inner, classes]`."""
-        part: Array = array[self.outer, :, self.inner]
+        part: Array = array[self._outer, :, self._inner]
         return part.transpose(0, 2, 1)
 
 
@@ -92,17 +105,20 @@ Tile = Sequence[Piece]
 
 def cut(works: Sequence[Work]) -> Iterator[Tile]:
     """Cuts large requests into tiles and packs small ones together into others."""
-    limit = max(1, TILE_ELEMENTS // works[0].logits.shape[1])
+    classes = works[0].logits.shape[1]
+    effort = classes + _ROW_EFFORT if 1 < classes <= FEW_CLASSES else classes
+    elements = TILE_ELEMENTS // _ARRAYS.get(works[0].request.reading, 1)
+    limit, small = max(1, elements // effort), max(1, PACKED_ELEMENTS // effort)
     packed: list[Piece] = []
-    room = limit
+    room = small
     for work in works:
         outer, _, inner = work.logits.shape
-        if outer * inner > limit:
+        if outer * inner > small:
             yield from ([piece] for piece in _split(work, limit))
             continue
         if outer * inner > room:
             yield packed
-            packed, room = [], limit
+            packed, room = [], small
         packed.append(Piece(work, slice(0, outer), slice(0, inner)))
         room -= outer * inner
     if packed:
@@ -113,13 +129,26 @@ def _split(work: Work, limit: int) -> Iterator[Piece]:
     outer, _, inner = work.logits.shape
     if inner >= limit:
         for index in range(outer):
-            for start in range(0, inner, limit):
-                stop = min(start + limit, inner)
-                yield Piece(work, slice(index, index + 1), slice(start, stop))
+            for columns in _shares(inner, limit):
+                yield Piece(work, slice(index, index + 1), columns)
         return
-    step = limit // inner
-    for start in range(0, outer, step):
-        yield Piece(work, slice(start, min(start + step, outer)), slice(0, inner))
+    for part in _shares(outer, limit // inner):
+        yield Piece(work, part, slice(0, inner))
+
+
+def _shares(count: int, limit: int) -> Iterator[slice]:
+    """Consecutive shares of about `limit` at most, as equal as can be, an even number of them.
+
+    So that two threads, or four, have as much to do.
+    """
+    shares = -(-count // limit)
+    shares = min(count, shares + shares % 2)
+    edges = [i * count // shares for i in range(shares + 1)]
+    if (edges[1] * _SMALLEST_ITEM) % _PAGE == 0:
+        # Classes that lie whole pages apart want the same few places of the cache.
+        edges[1:-1] = [edge + 16 * (i % 2) for i, edge in enumerate(edges[1:-1], 1)]
+    for start, stop in itertools.pairwise(edges):
+        yield slice(start, stop)
 
 
 class Scratch:
@@ -141,7 +170,7 @@ class Scratch:
         if self._bytes[self._taken].size < size:
             self._bytes[self._taken] = np.empty(size, np.uint8)
         self._taken += 1
-        return self._bytes[self._taken - 1][:size].view(dtype).reshape(shape)
+        return shaped(self._bytes[self._taken - 1][:size].view(dtype), *shape)
 
 
 def rows_of(tile: Tile) -> int:
@@ -151,14 +180,14 @@ def rows_of(tile: Tile) -> int:
 
 def joined(tile: Tile, array_of: Callable[[Weighting], Array | None]) -> Array:
     """The tile's rows of an array `[rows]` that every piece's weighting has."""
-    arrays = [array_of(piece.work.weighting) for piece in tile]
-    parts = [a[piece.span] for piece, a in zip(tile, arrays, strict=True) if a is not None]
+    arrays = ((piece, array_of(piece.work.weighting)) for piece in tile)
+    parts = [array[piece.span] for piece, array in arrays if array is not None]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def blank(tile: Tile, rows: Array, mask_of: Callable[[Weighting], Array | None]) -> None:
     """Sets to 0 the rows that the weightings' masks name; None names none."""
-    for piece, part in zip(tile, split(tile, rows), strict=True):
+    for piece, part in split(tile, rows):
         mask = mask_of(piece.work.weighting)
         if mask is not None:
             part[mask[piece.span]] = 0
@@ -173,32 +202,52 @@ def gather(tile: Tile, arrays: Sequence[Array], buffer: Array) -> Array:
     is_in_place = tile[0].work.request.is_in_place
     view = buffer if is_in_place else target(tile, arrays, buffer)
     if view is buffer:
-        for piece, array, rows in zip(tile, arrays, split(tile, buffer), strict=True):
+        for array, (piece, rows) in zip(arrays, split(tile, buffer), strict=True):
             block = piece.block(array)
-            np.copyto(rows.reshape(block.shape), block, casting="unsafe")  # float to float
+            _move(block, rows.reshape(block.shape))
     return view
 
 
 def target(tile: Tile, arrays: Sequence[Array], buffer: Array) -> Array:
     """Where to write the tile's `[rows, classes]` for `scatter`: in place, or into `buffer`."""
-    is_row_major = len(tile) == 1 and arrays[0].shape[2] == 1 and arrays[0].flags.aligned
-    if is_row_major and arrays[0].dtype == buffer.dtype:
-        return tile[0].block(arrays[0]).reshape(buffer.shape)
-    return buffer
+    if len(tile) != 1 or arrays[0].dtype != buffer.dtype or not arrays[0].flags.aligned:
+        return buffer
+    block = tile[0].block(arrays[0])
+    outer, inner, classes = block.shape
+    lies_so = outer == 1 if is_by_class(classes) and classes > 1 else inner == 1
+    return block.reshape(buffer.shape) if lies_so else buffer
 
 
 def scatter(tile: Tile, arrays: Sequence[Array], written: Array, buffer: Array) -> None:
     """Moves what was written for `target` to one array `[outer, classes, inner]` per piece."""
     if written is not buffer:
         return
-    for piece, array, rows in zip(tile, arrays, split(tile, buffer), strict=True):
+    for array, (piece, rows) in zip(arrays, split(tile, buffer), strict=True):
         block = piece.block(array)
-        np.copyto(block, rows.reshape(block.shape), casting="unsafe")  # float to float
+        _move(rows.reshape(block.shape), block)
 
 
-def split(tile: Tile, rows: Array) -> Iterator[Array]:
-    """The part of an array `[rows, …]` that belongs to each piece."""
+def _move(source: Array, block: Array) -> None:
+    """Copies `[outer, inner, classes]` into another layout and float dtype."""
+    classes, apart = block.shape[2], source.strides[2]
+    if source.dtype != block.dtype:
+        if "V" in source.dtype.kind + block.dtype.kind and is_by_class(classes):
+            # bfloat16 is converted by vector code only where memory is contiguous.
+            source = source.astype(block.dtype)
+        np.copyto(block, source, casting="unsafe")  # float to float
+    elif apart >= _PAGE and (1 < classes <= _VERY_FEW or apart % _PAGE == 0):
+        # Class by class; `copyto` goes row by row, and so to and fro between the pages.
+        np.positive(source.transpose(2, 0, 1), out=block.transpose(2, 0, 1))
+    else:
+        np.copyto(block, source)
+
+
+def split(tile: Tile, rows: Array) -> Iterator[tuple[Piece, Array]]:
+    """Each piece with its part of an array `[rows, …]`."""
+    if len(tile) == 1:
+        yield tile[0], rows
+        return
     position = 0
     for piece in tile:
-        yield rows[position : position + piece.rows]
+        yield piece, rows[position : position + piece.rows]
         position += piece.rows

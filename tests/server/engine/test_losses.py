@@ -202,6 +202,10 @@ def test_elementwise_losses_agree_with_50_digits(engine, dtype, scale):
             exact.focal_sigmoid,
             {"gamma": 0.5, "alpha": 0.25},
         ),
+        *(
+            (losses.Focal(form="sigmoid", gamma=g), logits, {}, exact.focal_sigmoid, {"gamma": g})
+            for g in (0.0, 1.0, 3.0, 3.7)
+        ),
         (losses.BinaryCrossEntropy(), probabilities, {}, exact.binary_cross_entropy, {}),
         (
             losses.BinaryCrossEntropy(epsilon=0.01, label_smoothing=0.1),
@@ -266,6 +270,37 @@ def test_sigmoid_at_zero(engine):
         engine, losses.SigmoidCrossEntropy(), np.zeros(4, np.float32), labels, "elements"
     )
     assert result.grad_logits.tolist() == (np.float32(0.5) - labels).tolist()
+
+
+def test_sigmoid_keeps_the_digits_of_weights_near_zero(engine):
+    """With pos_weight 0 what is left of a label 1 - 2^-10 is 2^-10 of softplus, to float32."""
+    logits, labels = np.float32([-3, -0.5, 0, 2, 40]), np.full(5, 1 - 2.0**-10, np.float32)
+    result = compute(
+        engine,
+        losses.SigmoidCrossEntropy(),
+        logits,
+        labels,
+        "elements",
+        pos_weight=np.zeros(1, np.float32),
+    )
+    z = logits.astype(np.float64)
+    np.testing.assert_allclose(result.per_example, 2.0**-10 * np.logaddexp(0, z), rtol=2.0**-22)
+    expected = 2.0**-10 / (1 + np.exp(-z))
+    np.testing.assert_allclose(result.grad_logits, expected, rtol=2.0**-22)
+
+
+def test_sigmoid_of_extreme_logits(engine):
+    """±1e30 and ±inf: right costs nothing, wrong its distance; gradients are 0 and 1."""
+    logits = np.float32([1e30, 1e30, -1e30, -1e30, np.inf, -np.inf])
+    labels = np.float32([0, 1, 0, 1, 0, 1])
+    result = compute(engine, losses.SigmoidCrossEntropy(), logits, labels, "elements")
+    expected = np.float32([1e30, 0, 0, 1e30, np.inf, np.inf])
+    np.testing.assert_array_equal(result.per_example, expected)
+    np.testing.assert_array_equal(result.grad_logits, [1, 0, 0, -1, 1, -1])
+    focal = losses.Focal(form="sigmoid", gamma=1.0)
+    result = compute(engine, focal, logits[:4], labels[:4], "elements")
+    np.testing.assert_array_equal(result.per_example, expected[:4])
+    np.testing.assert_array_equal(result.grad_logits, [1, 0, 0, -1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -343,11 +378,11 @@ def test_label_gradients_with_options(engine):
     np.testing.assert_allclose(engine.compute([request])[0].grad_labels, expected, rtol=1e-14)
 
 
-def all_losses():
+def all_losses(classes=5):
     """A request of each loss with most of its options on, as (loss, labels, reading, tensors)."""
     random = np.random.default_rng(4)
-    ids, soft = random.integers(0, 5, 64), random.random((64, 5)).astype(np.float32)
-    weights = random.random(5).astype(np.float32)
+    ids, soft = random.integers(0, classes, 64), random.random((64, classes)).astype(np.float32)
+    weights = random.random(classes).astype(np.float32)
     everything = {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 4.0, "temperature": 1.5}
     extras = {"extras": ("logsumexp", "argmax", "entropy")}
     return [
@@ -366,7 +401,7 @@ def all_losses():
 
 
 def bits(result):
-    arrays = (result.per_example, result.grad_logits, result.output, *result.extras.values())
+    arrays = (*dense(result), *result.extras.values())
     return [None if a is None else a.tobytes() for a in arrays]
 
 
@@ -407,6 +442,47 @@ def test_no_batch_or_split_changes_a_bit(engine, case, dtype, cuts, order):
     order.shuffle(places)
     batched = dict(zip(places, engine.compute([parts[i] for i in places]), strict=True))
     assert joined([batched[i] for i in range(len(parts))]) == whole
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 7, 8, 9, 10, 16, 17, 33, 63, 64, 65])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_no_layout_changes_a_bit(engine, classes, dtype):
+    """Rows alone, by two, by three and along another axis: the bits they have together."""
+    random = np.random.default_rng(classes)
+    logits = (random.normal(size=(64, classes)) * 6).astype(dtype)
+    logits[3], logits[10, classes // 2], logits[20, 0], logits[30] = -np.inf, np.nan, np.inf, 0
+    logits[40, 1:], logits[50], logits[50, 0] = -np.inf, np.nan, -np.float32(np.nan)
+    for loss, labels, reading, tensors in all_losses(classes):
+        is_soft = loss.name == "softmax_cross_entropy" and reading == "distribution"
+        call = LossCall(loss, grad_logits=reading != "none", grad_labels=is_soft)
+
+        def result(rows, axis=1, call=call, labels=labels, reading=reading, tensors=tensors):
+            part = None if labels is None else labels[rows]
+            given = {
+                name: tensor[rows] if name == "pos_weight" else tensor
+                for name, tensor in tensors.items()
+            }
+            inputs = logits[rows]
+            if axis == 0:
+                inputs = np.ascontiguousarray(inputs.T)
+                part = part if reading in {"ids", "none"} else np.ascontiguousarray(part.T)
+            request = LossRequest(call, inputs, axis, part, reading, **given)
+            return engine.compute([request])[0]
+
+        whole = bits(result(slice(None)))
+        for step in (1, 2, 3, 63):
+            parts = [result(slice(i, min(i + step, 64))) for i in range(0, 64, step)]
+            assert joined(parts) == whole, f"{loss} by {step}"
+        if reading != "elements":
+            for rows in (slice(None), slice(9, 12), slice(10, 11)):
+                along, across = result(rows), result(rows, axis=0)
+                for a, b in zip(dense(along), dense(across), strict=True):
+                    assert (a is None and b is None) or a.tobytes() == b.T.tobytes(), str(loss)
+
+
+def dense(result):
+    """The arrays of a result that hold rows and classes."""
+    return result.per_example, result.grad_logits, result.grad_labels, result.output
 
 
 def test_confident_predictions_in_bfloat16(engine):
