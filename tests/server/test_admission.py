@@ -216,6 +216,7 @@ def test_a_stream_has_a_share_of_the_window():
         give_back = [await first.take(40), await first.take(40)]
         waiting = asyncio.ensure_future(first.take(40))
         give_back.append(await second.take(40))
+        await asyncio.sleep(0)
         assert not waiting.done()
         give_back.pop(0)()
         give_back.append(await waiting)
