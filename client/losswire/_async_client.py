@@ -10,20 +10,24 @@ import time
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 
 from losswire._base import StreamCall, take_all
-from losswire._calls import Done, Unary
+from losswire._calls import Done, Joined, Unary
+from losswire._many import TOO_LATE
 from losswire._methods import LossMethods
 from losswire._results import LossResult, ServerInfo
 from losswire_proto.dtypes import Array
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable
     from types import TracebackType
 
-    from losswire._calls import Plan, Step
+    from losswire._calls import Plan, Streamed
+    from losswire._many import Outcome, Waiter
 
 
 class AsyncClient(
@@ -47,6 +51,7 @@ class AsyncClient(
 
     async def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
+        self._many.close()
         self._connection.close()
 
     async def __aenter__(self) -> Self:
@@ -65,17 +70,62 @@ class AsyncClient(
         deadline = time.monotonic() + seconds
         step = self._advance(plan, seconds)
         while not isinstance(step, Done):
-            reply = self._begin(step, max(0.0, deadline - time.monotonic()))
+            left = max(0.0, deadline - time.monotonic())
+            if isinstance(step, Joined):
+                outcome = await self._join(step.payload, left)
+                step = self._advance(plan, seconds, partial(self._joined_reply, outcome, seconds))
+                continue
+            reply = self._begin(step, left)
             await _done(reply)
             step = self._advance(plan, seconds, reply.result)
         return step.result
 
-    def _begin(self, step: Step, seconds: float) -> Any:
+    async def _join(self, payload: bytes, left: float) -> Outcome:
+        waiter = _Waiter(asyncio.get_running_loop())
+        ticket = self._many.send(payload, left, waiter, is_flushed=False)
+        # Others that are about to send get to do so first, and share the message.
+        waiter.loop.call_soon(ticket.flush)
+        late = waiter.loop.call_later(left, waiter.give_up)
+        try:
+            outcome = await waiter.outcome
+        except asyncio.CancelledError:
+            ticket.cancel()
+            raise
+        finally:
+            late.cancel()
+        if outcome is TOO_LATE:
+            ticket.cancel()
+        return outcome
+
+    def _begin(self, step: Unary | Streamed, seconds: float) -> Any:
         """The step as a future."""
         if isinstance(step, Unary):
             metadata = self._connection.metadata
             return self._unary(step).future(step.payload, timeout=seconds, metadata=metadata)
         return _Taken(self._stream(step, seconds), step.take)
+
+
+class _Waiter:
+    """A task that waits for its answer."""
+
+    __slots__ = ("loop", "outcome")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.outcome: asyncio.Future[Outcome] = loop.create_future()
+
+    def take(self, outcome: Outcome, _queue: deque[Waiter]) -> None:
+        """Takes the answer, on the event loop."""
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+    def wake(self) -> None:
+        """Nothing to do: taking the answer wakes the task."""
+
+    def give_up(self) -> None:
+        """Waits no longer."""
+        if not self.outcome.done():
+            self.outcome.set_result(TOO_LATE)
 
 
 class _Taken(Future[None]):

@@ -10,6 +10,7 @@ import math
 import os
 from abc import abstractmethod
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import grpc
@@ -17,9 +18,17 @@ from google.protobuf.message import DecodeError
 
 from losswire._advice import Advice
 from losswire._arrays import plain
-from losswire._calls import SERVICE, Done
+from losswire._calls import SERVICE, Done, NotServed
 from losswire._channel import Connection, Tls
-from losswire._errors import InvalidInput, LosswireError, ServerError, from_rpc
+from losswire._errors import (
+    InvalidInput,
+    LosswireError,
+    ServerError,
+    ServerUnavailable,
+    from_request_error,
+    from_rpc,
+)
+from losswire._many import Many
 from losswire._paths import Paths, Transport
 from losswire._requests import ask
 from losswire_proto.rules import InvalidField
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from losswire._calls import Plan, Step, Streamed, Unary
+    from losswire._many import Outcome
     from losswire._results import LossResult
     from losswire_proto.dtypes import Array
     from losswire_proto.losses import Loss
@@ -63,6 +73,9 @@ class BaseClient:
         self._connection = Connection(target, token, tls)
         self._advice = Advice()
         self._paths = Paths(transport)
+        connection = self._connection
+        # Not a method: the stream's threads would keep the client.
+        self._many = Many(partial(_begin_many, connection))
 
     @property
     def target(self) -> str:
@@ -105,7 +118,7 @@ class BaseClient:
             try:
                 with self._errors_as_ours(seconds):
                     brought = answer()
-            except LosswireError as error:
+            except (LosswireError, NotServed) as error:
                 return plan.throw(error)
             return plan.send(brought)
         except StopIteration as end:
@@ -129,6 +142,25 @@ class BaseClient:
         method = self._connection.channel().stream_stream(f"/{SERVICE}/{step.rpc}")
         messages = iter(step.messages)
         return method(messages, timeout=seconds, metadata=self._connection.metadata)
+
+    def _joined_reply(self, outcome: Outcome, seconds: float) -> bytes:
+        """The reply to a request that shared a message.
+
+        Raises:
+            LosswireError: there is none.
+            NotServed: the server has no such stream.
+        """
+        if isinstance(outcome, bytes):
+            return outcome
+        if isinstance(outcome, grpc.RpcError):
+            if outcome.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise NotServed from outcome
+            raise from_rpc(outcome, self.target, seconds) from outcome
+        if isinstance(outcome, Exception):
+            if isinstance(outcome, ConnectionError):
+                raise ServerUnavailable(f"{self.target}: {outcome}") from outcome
+            raise outcome
+        raise from_request_error(outcome, self.target, seconds)
 
     @contextmanager
     def _errors_as_ours(self, seconds: float) -> Iterator[None]:
@@ -155,6 +187,12 @@ def _checked_timeout(timeout: Any) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
         return float(min(value, _LONGEST_TIMEOUT))
     raise InvalidInput(f"timeout: expected a finite number of seconds > 0, received {timeout!r}")
+
+
+def _begin_many(connection: Connection, messages: Iterator[bytes]) -> StreamCall:
+    method: grpc.StreamStreamMultiCallable[bytes, bytes]
+    method = connection.channel().stream_stream(f"/{SERVICE}/ComputeMany")
+    return method(messages, metadata=connection.metadata)
 
 
 def take_all(call: StreamCall, take: Callable[[bytes], None]) -> None:

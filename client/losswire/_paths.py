@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from losswire._errors import InvalidInput
-from losswire._inline import inline
+from losswire._inline import inline, joined
+from losswire._replies import ReplyReader
 from losswire._results import loss_result
 from losswire._stream import stream
 
@@ -24,6 +25,10 @@ INLINE_BYTES: Final = 1 << 20
 """The largest tensors, together, that go in one message unless told otherwise."""
 
 
+JOINED_BYTES: Final = 16 << 10
+"""The largest tensors, together, that share a message with those of other calls."""
+
+
 class Paths:
     """The ways to the server that a client may take."""
 
@@ -34,6 +39,8 @@ class Paths:
                 f" received {transport!r}"
             )
         self._transport = transport
+        self._has_many = True
+        self._replies = ReplyReader()
 
     def compute(self, asked: Asked) -> Plan[LossResult]:
         """One loss and what was asked for with it."""
@@ -45,7 +52,12 @@ class Paths:
 
     def _take(self, asked: Asked) -> Plan[Outputs]:
         if self._transport == "inline":
-            return inline(asked)
+            return inline(asked, self._replies)
         if self._transport == "stream" or asked.nbytes > INLINE_BYTES:
             return stream(asked)
-        return inline(asked)
+        if self._has_many and asked.nbytes <= JOINED_BYTES:
+            return joined(asked, self._replies, self._give_up_many)
+        return inline(asked, self._replies)
+
+    def _give_up_many(self) -> None:
+        self._has_many = False

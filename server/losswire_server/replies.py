@@ -19,7 +19,7 @@ _ROWS: Final = pb.ResultBlock.DESCRIPTOR.fields_by_name["rows"].number
 
 def encode_compute(result: LossResult) -> bytes:
     """The bytes of the `ComputeResponse` that carries a result."""
-    return tensors.write(pb.ComputeResponse(), _arrays(result), {})
+    return tensors.write(pb.ComputeResponse, b"", _arrays(result), {})
 
 
 def encode_block(request: LossRequest, result: LossResult) -> bytes:

@@ -8,19 +8,19 @@ traceback under an incident id, and the caller gets the id alone.
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import grpc
-import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from losswire_server import replies, validation
+from losswire_server import incidents, replies, validation
 from losswire_server.errors import InvalidRequest, Overloaded, RequestFailed, Unsupported
+from losswire_server.many import ManyRun
+from losswire_server.reading import RequestReader
 from losswire_server.streaming import StreamRun
 from losswire_server.streams import Stream
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from losswire_server.batcher import Batcher
 
 SERVICE: Final = "losswire.v1.LossService"
-SERVED: Final = ("Compute", "ComputeStream", "GetServerInfo")
+SERVED: Final = ("Compute", "ComputeStream", "ComputeMany", "GetServerInfo")
 """The RPCs of this version; the others answer UNIMPLEMENTED."""
 
 _LONGEST_MESSAGE: Final = 2000
@@ -50,12 +50,14 @@ class LossService:
         admission: says whether there is room for them.
         window: has room for the blocks of streams.
         info: what GetServerInfo answers.
+        reader: reads requests.
     """
 
     batcher: Batcher
     admission: Admission
     window: Window
     info: pb.GetServerInfoResponse
+    reader: RequestReader = field(default_factory=RequestReader)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The service's RPCs for a gRPC server; messages arrive and leave as bytes."""
@@ -69,12 +71,12 @@ class LossService:
                 "OpenRegion": unary(self._guarded(_unserved("OpenRegion"))),
                 "CloseRegion": unary(self._guarded(_unserved("CloseRegion"))),
                 "ComputeStream": stream(self._guarded_stream(self._compute_stream)),
-                "ComputeMany": stream(self._unserved_stream("ComputeMany")),
+                "ComputeMany": stream(self._guarded_stream(self._compute_many)),
             },
         )
 
     async def _compute(self, payload: bytes, context: Context) -> bytes:
-        request = validation.parse_compute(payload)
+        request = self.reader.read(payload)
         _at_end(context, self.admission.take(request.nbytes))
         return replies.encode_compute(await self.batcher.submit(request, _deadline(context)))
 
@@ -89,6 +91,13 @@ class LossService:
         _at_end(context, self.admission.take(start.held_bytes))
         stream = await asyncio.to_thread(Stream, start)
         run = StreamRun(stream, self.batcher, self.window, _deadline(context))
+        async for reply in run.replies(messages):
+            yield reply
+
+    async def _compute_many(
+        self, messages: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
+        run = ManyRun(self.reader, self.batcher, self.admission, _deadline(context))
         async for reply in run.replies(messages):
             yield reply
 
@@ -124,13 +133,6 @@ class LossService:
                 await _abort_incident(context, error)
 
         return guarded
-
-    def _unserved_stream(self, rpc: str) -> Any:
-        async def refuse(_messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-            await _unserved(rpc)(b"", context)
-            yield b""  # never reached; makes this the async generator that gRPC expects
-
-        return self._guarded_stream(refuse)
 
 
 def _deadline(context: Context) -> float | None:
@@ -173,8 +175,4 @@ async def _abort(context: Context, error: RequestFailed) -> None:
 
 
 async def _abort_incident(context: Context, error: Exception) -> None:
-    incident = uuid.uuid4().hex[:12]
-    structlog.get_logger().error("incident", incident=incident, exc_info=error)
-    await context.abort(
-        grpc.StatusCode.INTERNAL, f"the server failed; its log has the cause under {incident}"
-    )
+    await context.abort(grpc.StatusCode.INTERNAL, incidents.report(error))

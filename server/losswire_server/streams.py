@@ -135,6 +135,7 @@ class Stream:
             sample_weight=None,
             pos_weight=pos_weight,
             block=Block(span.start, weighting, table, self._label_gradient),
+            form=None,
         )
 
     def take(self, result: LossResult) -> None:

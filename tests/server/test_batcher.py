@@ -19,6 +19,7 @@ class HeldEngine:
     """An engine that computes nothing until it is let go, and notes what it was handed."""
 
     name = device = "held"
+    quick_bytes = 0
 
     def __init__(self):
         self.batches = []
