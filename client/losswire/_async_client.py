@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from losswire._base import StreamCall, take_all
 from losswire._calls import Done, Joined, Unary
+from losswire._deadlines import Deadlines
 from losswire._many import TOO_LATE
 from losswire._methods import LossMethods
 from losswire._results import LossResult, ServerInfo
@@ -49,6 +50,10 @@ class AsyncClient(
     """
     )
 
+    # Of the event loop that was used last.
+    _deadlines: Deadlines | None = None
+    _is_flush_due = False
+
     async def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
         self._many.close()
@@ -81,21 +86,31 @@ class AsyncClient(
         return step.result
 
     async def _join(self, payload: bytes, left: float) -> Outcome:
-        waiter = _Waiter(asyncio.get_running_loop())
-        ticket = self._many.send(payload, left, waiter, is_flushed=False)
-        # Others that are about to send get to do so first, and share the message.
-        waiter.loop.call_soon(ticket.flush)
-        late = waiter.loop.call_later(left, waiter.give_up)
+        deadlines = self._deadlines
+        if deadlines is None or deadlines.loop is not asyncio.get_running_loop():
+            deadlines = self._deadlines = Deadlines(asyncio.get_running_loop())
+            self._is_flush_due = False  # one that is due on another loop may never come
+        waiter = _Waiter(deadlines.loop)
+        ticket = self._many.send(payload, left, waiter)
+        if not self._is_flush_due:
+            # Others that are about to send get to do so first, and share the message.
+            self._is_flush_due = True
+            waiter.loop.call_soon(self._flush)
+        take_back = deadlines.add(waiter, left)
         try:
             outcome = await waiter.outcome
         except asyncio.CancelledError:
             ticket.cancel()
             raise
         finally:
-            late.cancel()
+            take_back()
         if outcome is TOO_LATE:
             ticket.cancel()
         return outcome
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        self._many.flush()
 
     def _begin(self, step: Unary | Streamed, seconds: float) -> Any:
         """The step as a future."""

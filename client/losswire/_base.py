@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from abc import abstractmethod
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
@@ -27,6 +26,7 @@ from losswire._errors import (
     ServerUnavailable,
     from_request_error,
     from_rpc,
+    is_beyond_limits,
 )
 from losswire._many import Many
 from losswire._paths import Paths, Transport
@@ -116,10 +116,15 @@ class BaseClient:
             if answer is None:
                 return next(plan)
             try:
-                with self._errors_as_ours(seconds):
-                    brought = answer()
+                brought = answer()
             except (LosswireError, NotServed) as error:
                 return plan.throw(error)
+            except Exception as error:
+                ours = self._as_ours(error, seconds)
+                if ours is None:
+                    raise
+                ours.__cause__ = error
+                return plan.throw(ours)
             return plan.send(brought)
         except StopIteration as end:
             return Done(end.value)
@@ -148,12 +153,12 @@ class BaseClient:
 
         Raises:
             LosswireError: there is none.
-            NotServed: the server has no such stream.
+            NotServed: the server has no such stream, or takes too small messages.
         """
         if isinstance(outcome, bytes):
             return outcome
         if isinstance(outcome, grpc.RpcError):
-            if outcome.code() is grpc.StatusCode.UNIMPLEMENTED:
+            if outcome.code() is grpc.StatusCode.UNIMPLEMENTED or is_beyond_limits(outcome):
                 raise NotServed from outcome
             raise from_rpc(outcome, self.target, seconds) from outcome
         if isinstance(outcome, Exception):
@@ -162,21 +167,17 @@ class BaseClient:
             raise outcome
         raise from_request_error(outcome, self.target, seconds)
 
-    @contextmanager
-    def _errors_as_ours(self, seconds: float) -> Iterator[None]:
-        try:
-            yield
-        except grpc.RpcError as error:
-            raise from_rpc(error, self.target, seconds) from error
-        except (DecodeError, InvalidField) as error:
-            raise ServerError(f"{self.target}: the reply cannot be read: {error}") from error
-        except grpc.FutureCancelledError as error:
-            raise self._closed() from error
-        except ValueError as error:
-            # gRPC's word for a channel that another thread closed just now
-            if "closed channel" in str(error):
-                raise self._closed() from error
-            raise
+    def _as_ours(self, error: Exception, seconds: float) -> LosswireError | None:
+        """The error that one of gRPC's stands for; None for what is not of its making."""
+        if isinstance(error, grpc.RpcError):
+            return from_rpc(error, self.target, seconds)
+        if isinstance(error, (DecodeError, InvalidField)):
+            return ServerError(f"{self.target}: the reply cannot be read: {error}")
+        # gRPC's word for a channel that another thread closed just now
+        is_closed = isinstance(error, ValueError) and "closed channel" in str(error)
+        if is_closed or isinstance(error, grpc.FutureCancelledError):
+            return self._closed()
+        return None
 
     def _closed(self) -> LosswireError:
         return ServerError(f"{self.target}: the client was closed", grpc.StatusCode.CANCELLED)

@@ -72,7 +72,8 @@ class Client(LossMethods[LossResult, ServerInfo, Array]):
 
     def _join(self, payload: bytes, left: float) -> Outcome:
         waiter = _Waiter()
-        ticket = self._many.send(payload, left, waiter, is_flushed=True)
+        ticket = self._many.send(payload, left, waiter)
+        self._many.flush()
         is_told = False
         try:
             is_told = waiter.is_told.acquire(timeout=left)

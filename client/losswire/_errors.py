@@ -113,7 +113,7 @@ _OWN_LIMITS: Final = re.compile("larger than max|metadata size exceeds")
 def from_rpc(error: grpc.RpcError, target: str, timeout: float) -> LosswireError:
     """The error that a failed call stands for."""
     code, details = error.code(), error.details() or "no details"
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _OWN_LIMITS.search(details):
+    if is_beyond_limits(error):
         # gRPC's own limits, before the server saw anything; no later try can succeed.
         return InvalidInput(
             f"request: larger than {target} accepts in one message: {details}", code
@@ -122,6 +122,12 @@ def from_rpc(error: grpc.RpcError, target: str, timeout: float) -> LosswireError
         # Nobody here did it: the server went away while the call was on its way.
         return ServerUnavailable(f"{target}: the call was cut off: {details}", code)
     return from_status(code, details, target, timeout, _retry_delay(error))
+
+
+def is_beyond_limits(error: grpc.RpcError) -> bool:
+    """Whether gRPC itself refused a message or metadata for its size."""
+    is_refused = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    return is_refused and bool(_OWN_LIMITS.search(error.details() or ""))
 
 
 def from_status(

@@ -95,8 +95,9 @@ class _Group:
 
     def append(self, waiting: Waiting) -> None:
         self._queue.append(waiting)
-        self.rows += waiting.request.rows
-        self.nbytes += waiting.request.nbytes
+        form = waiting.request.form
+        self.rows += form.rows
+        self.nbytes += form.nbytes
 
     def discard(self, waiting: Waiting) -> None:
         """Removes a request that nobody waits for, if it has not left yet."""
@@ -112,15 +113,15 @@ class _Group:
         batch: list[Waiting] = []
         rows = nbytes = 0
         while self._queue:
-            request = self._queue[0].request
-            if batch and not limits.hold(rows + request.rows, nbytes + request.nbytes):
+            form = self._queue[0].request.form
+            if batch and not limits.hold(rows + form.rows, nbytes + form.nbytes):
                 break
             waiting = self._queue.popleft()
-            self.rows -= request.rows
-            self.nbytes -= request.nbytes
+            self.rows -= form.rows
+            self.nbytes -= form.nbytes
             if waiting.is_wanted(now):
                 batch.append(waiting)
-                rows, nbytes = rows + request.rows, nbytes + request.nbytes
+                rows, nbytes = rows + form.rows, nbytes + form.nbytes
         return batch
 
 
@@ -135,6 +136,7 @@ class Batcher:
         self._in_flight: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_dispatch_due = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._log = structlog.get_logger()
 
     async def submit(self, request: LossRequest, deadline: float | None = None) -> LossResult:
@@ -157,7 +159,9 @@ class Batcher:
 
     def enqueue(self, request: LossRequest, deadline: float | None, answer: Answer) -> Waiting:
         """The same for callers that do not wait: the outcome goes to `answer`."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:  # asked for once: it costs a system call
+            loop = self._loop = asyncio.get_running_loop()
         waiting = Waiting(request, answer, loop.time(), deadline)
         key = request.batch_key
         group = self._groups.get(key)

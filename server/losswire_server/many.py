@@ -118,8 +118,10 @@ class ManyRun:
                 self._wake_writer.clear()
                 while self._finished:
                     written, reply = self._next_reply()
-                    yield reply
-                    self._let_go(written)
+                    try:
+                        yield reply
+                    finally:
+                        self._let_go(written)
             await asyncio.wait([reading])
             if reading.cancelled():
                 raise Draining("the server is draining and takes no new calls; use another one")

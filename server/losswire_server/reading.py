@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from losswire_proto import rules
-from losswire_proto.rules import Spec
+from losswire_proto.rules import InvalidField, Spec
 from losswire_proto.skeleton import Skeletons
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server import validation
+from losswire_server.errors import InvalidRequest
 from losswire_server.requests import LossRequest
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class _Kind:
                 return None
             if array is not None:
                 tensors[name] = _Tensor(spans[path].start, Spec.of(array))
-        return cls(request.call, request.axis, request.reading, request.known, tensors)
+        return cls(request.call, request.axis, request.reading, request.form, tensors)
 
     def request(self, payload: bytes) -> LossRequest:
         """The request in a message of this kind.
@@ -102,8 +103,10 @@ class RequestReader:
         """
         known = self._kinds.find(payload)
         if known is not None:
-            with validation.refusals():
+            try:
                 return known.request(payload)
+            except InvalidField as error:
+                raise InvalidRequest(str(error)) from error
         request = validation.parse_compute(payload)
         spans = self._kinds.spans(payload)
         kind = None if spans is None else _Kind.of(request, spans)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from losswire_proto import dtypes, rules
 
@@ -36,6 +36,10 @@ class Block:
     weighting: Weighting
     label_table: LabelTable | None = None
     label_gradient: LabelGradient | None = None
+
+
+UNKNOWN: Final = cast("Form", None)
+"""The form of a request that is to work it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,49 +73,44 @@ class LossRequest:
     pos_weight: Array | None = None
     block: Block | None = None
     parts: int = 1
-    form: Form | None = None
+    form: Form = UNKNOWN
 
     def __post_init__(self) -> None:
-        if self.form is None:
+        if self.form is UNKNOWN:
             object.__setattr__(self, "form", Form.of(self))  # the way of frozen dataclasses
-
-    @property
-    def known(self) -> Form:
-        """Its form, which is there once the request is."""
-        return cast("Form", self.form)
 
     @property
     def classes(self) -> int:
         """Length of the class axis."""
-        return self.known.classes
+        return self.form.classes
 
     @property
     def example_shape(self) -> tuple[int, ...]:
         """Shape of the per-example losses."""
-        return self.known.example_shape
+        return self.form.example_shape
 
     @property
     def rows(self) -> int:
         """Number of examples."""
-        return self.known.rows
+        return self.form.rows
 
     @property
     def is_broadcast(self) -> bool:
         """Whether the labels are distributions that several examples share."""
-        return self.known.is_broadcast
+        return self.form.is_broadcast
 
     @property
     def nbytes(self) -> int:
         """Bytes held for this request until its reply is sent: its tensors and its results'."""
-        return self.known.nbytes
+        return self.form.nbytes
 
     @property
     def batch_key(self) -> BatchKey:
         """Requests with equal keys can be computed together."""
         weight = self.class_weight
         if weight is None:
-            return self.known.batch_key
-        return (*self.known.batch_key, weight.dtype.name, weight.tobytes())
+            return self.form.batch_key
+        return (*self.form.batch_key, weight.dtype.name, weight.tobytes())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

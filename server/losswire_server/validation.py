@@ -40,7 +40,7 @@ def parse_compute(payload: bytes) -> LossRequest:
         Unsupported: a loss or option that this version does not have.
     """
     message, views = _parse(pb.ComputeRequest, payload)
-    with refusals():
+    with _refusals():
         return _request(message, views)
 
 
@@ -54,7 +54,7 @@ def parse_start(payload: bytes) -> StreamStart:
     message, _ = _parse(pb.ComputeStreamRequest, payload)
     if message.WhichOneof("part") != "start":
         raise InvalidRequest("start: expected first, received a block")
-    with refusals():
+    with _refusals():
         return _start(message.start)
 
 
@@ -75,7 +75,7 @@ def parse_block(payload: bytes, stream: Stream) -> LossRequest:
         spec = Spec(row.dtype, (block.rows, *row.shape))
         return tensors.elements(f"block.{name}", spec, views.get(path, getattr(block, name)))
 
-    with refusals():
+    with _refusals():
         logits = elements("logits", stream.row_spec)
         if label_row is not None:
             return stream.block(logits, elements("labels", label_row))
@@ -94,7 +94,7 @@ def _parse(kind: type[MessageT], payload: bytes) -> tuple[MessageT, Views]:
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def _refusals() -> Iterator[None]:
     """Errors of the rules as the server's own."""
     try:
         yield

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from losswire_proto.losses import SequenceLoss
-from losswire_server.requests import LossResult
+from losswire_server.requests import UNKNOWN, LossResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,10 +65,15 @@ def stacks(requests: Sequence[LossRequest]) -> list[Stack]:
     """The requests of a batch, put together where they may be."""
     by_form: dict[int, list[int]] = {}
     for place, request in enumerate(requests):
-        by_form.setdefault(id(request.form) if _is_stackable(request) else -place, []).append(place)
-    return [
-        Stack(_whole([requests[place] for place in places]), places) for places in by_form.values()
-    ]
+        by_form.setdefault(id(request.form), []).append(place)
+    together: list[Stack] = []
+    for places in by_form.values():
+        first = requests[places[0]]
+        if len(places) == 1 or not _is_stackable(first):
+            together += [Stack(requests[place], [place]) for place in places]
+        else:
+            together.append(Stack(_whole([requests[place] for place in places]), places))
+    return together
 
 
 def _is_stackable(request: LossRequest) -> bool:
@@ -83,8 +88,6 @@ def _is_stackable(request: LossRequest) -> bool:
 
 def _whole(requests: Sequence[LossRequest]) -> LossRequest:
     first = requests[0]
-    if len(requests) == 1:
-        return first
     weights = [each.sample_weight for each in requests]
     if first.sample_weight is not None:
         shape = first.example_shape
@@ -96,7 +99,7 @@ def _whole(requests: Sequence[LossRequest]) -> LossRequest:
         labels=_stacked([each.labels for each in requests]),
         sample_weight=_stacked(weights),
         parts=len(requests),
-        form=None,
+        form=UNKNOWN,
     )
 
 
