@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import grpc
 
+from losswire import _forks as forks
 from losswire_proto import many
 from losswire_proto.v1 import loss_service_pb2 as pb
 
@@ -33,6 +34,9 @@ MESSAGE_BYTES: Final = 256 << 10
 
 LONGEST_HOLD: Final = 0.005
 """Seconds that a request waits for company at most, while the server answers nobody."""
+
+_LONGEST_END: Final = 1.0
+"""Seconds that a fork waits for a stream to end; it takes about one millisecond."""
 
 FEWEST: Final = 16
 """Requests up to which a message is not cut in two. Of more than that, a message takes half of all
@@ -86,6 +90,8 @@ class Many:
         self._owned: tuple[int, _Stream | None] = (os.getpid(), None)
         self._inherited: list[_Stream] = []
         self._opening = threading.Lock()
+        self._carried: list[Ticket] = []
+        forks.watch(self)
 
     def send(self, payload: bytes, seconds: float, waiter: Waiter) -> Ticket:
         """Puts a request where `flush` lets it leave.
@@ -98,11 +104,10 @@ class Many:
         Raises:
             RuntimeError: the client has been closed.
         """
-        while True:
-            stream = self._stream()
-            ticket = stream.send(payload, seconds, waiter)
-            if ticket is not None:
-                return ticket
+        ticket = Ticket(waiter, max(1, math.ceil(seconds * 1000)), payload)
+        while not self._stream().adopt(ticket):
+            pass
+        return ticket
 
     def flush(self) -> None:
         """Lets what waits leave."""
@@ -115,6 +120,27 @@ class Many:
         pid, stream = self._owned
         if stream is not None and pid == os.getpid():
             stream.close()
+
+    def before_fork(self) -> None:
+        """Ends the stream for a moment: gRPC in a child would trip over a thread that polls it."""
+        self._opening.acquire()
+        pid, stream = self._owned
+        if stream is not None and pid == os.getpid():
+            self._carried = stream.suspend()
+
+    def after_fork_in_parent(self) -> None:
+        """Sends what was in flight again, on another stream: any retry is safe."""
+        self._opening.release()
+        carried, self._carried = self._carried, []
+        for ticket in carried:
+            with suppress(Exception):  # its own deadline ends the wait
+                self._stream().adopt(ticket)
+        self.flush()
+
+    def after_fork_in_child(self) -> None:
+        """Begins anew: those who wait are threads of the parent."""
+        self._opening = threading.Lock()
+        self._carried = []
 
     def __del__(self) -> None:
         # The threads of a stream know the stream, not this.
@@ -139,18 +165,28 @@ class Many:
 
 
 class Ticket:
-    """A request on its way."""
+    """A request on its way.
 
-    __slots__ = ("_stream", "id", "waiter")
+    Attributes:
+        stream: over which.
+        id: its number there.
+        waiter: who is told of the answer.
+        timeout_ms: as the server is told it.
+        payload: the `ComputeRequest`.
+    """
 
-    def __init__(self, stream: _Stream, identifier: int, waiter: Waiter) -> None:
-        self._stream = stream
-        self.id = identifier
+    __slots__ = ("id", "payload", "stream", "timeout_ms", "waiter")
+    stream: _Stream
+    id: int
+
+    def __init__(self, waiter: Waiter, timeout_ms: int, payload: bytes) -> None:
         self.waiter = waiter
+        self.timeout_ms = timeout_ms
+        self.payload = payload
 
     def cancel(self) -> None:
         """Tells the server that no answer is wanted; the waiter is not told of one."""
-        self._stream.cancel(self)
+        self.stream.cancel(self)
 
 
 class _Stream:
@@ -168,19 +204,19 @@ class _Stream:
         self._is_awake = self._is_holding = False
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._call = begin(self._messages())
-        threading.Thread(target=self._receive, name="losswire-many", daemon=True).start()
+        self._receiver = threading.Thread(target=self._receive, name="losswire-many", daemon=True)
+        self._receiver.start()
 
-    def send(self, payload: bytes, seconds: float, waiter: Waiter) -> Ticket | None:
-        """Takes a request; None if the stream is over."""
-        timeout_ms = max(1, math.ceil(seconds * 1000))
+    def adopt(self, ticket: Ticket) -> bool:
+        """Takes a request; False if the stream is over."""
         with self._lock:
             if self.is_over:
-                return None
-            ticket = Ticket(self, self._next_id, waiter)
+                return False
+            ticket.stream, ticket.id = self, self._next_id
             self._next_id += 1
             self._in_flight[ticket.id] = ticket
-            self._unsent.append(many.request(ticket.id, timeout_ms, payload))
-        return ticket
+            self._unsent.append(many.request(ticket.id, ticket.timeout_ms, ticket.payload))
+        return True
 
     def flush(self) -> None:
         """Wakes the sending thread, if it sleeps or waits for more that has come now."""
@@ -285,15 +321,25 @@ class _Stream:
         self.flush()
         _hand_out(answers)
 
+    def suspend(self) -> list[Ticket]:
+        """Ends the call, and returns what was on its way."""
+        left = self._stop()
+        self._call.cancel()
+        self._receiver.join(_LONGEST_END)
+        return left
+
     def _end(self, error: Exception) -> None:
         """Takes no more requests, and fails those that are on their way."""
+        _hand_out([(ticket.waiter, error) for ticket in self._stop()])
+
+    def _stop(self) -> list[Ticket]:
         with self._lock:
             self.is_over = True
             left = list(self._in_flight.values())
             self._in_flight.clear()
             self._unsent.clear()
         self._wake.put(None)
-        _hand_out([(ticket.waiter, error) for ticket in left])
+        return left
 
 
 def _hand_out(answers: list[tuple[Waiter, Outcome]]) -> None:
