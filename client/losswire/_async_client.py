@@ -10,20 +10,25 @@ import time
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 
 from losswire._base import StreamCall, take_all
-from losswire._calls import Done, Unary
+from losswire._calls import Done, Joined, Unary
+from losswire._deadlines import Deadlines
+from losswire._many import TOO_LATE
 from losswire._methods import LossMethods
 from losswire._results import LossResult, ServerInfo
 from losswire_proto.dtypes import Array
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable
     from types import TracebackType
 
-    from losswire._calls import Plan, Step
+    from losswire._calls import Plan, Streamed
+    from losswire._many import Outcome, Waiter
 
 
 class AsyncClient(
@@ -45,8 +50,13 @@ class AsyncClient(
     """
     )
 
+    # Of the event loop that was used last.
+    _deadlines: Deadlines | None = None
+    _is_flush_due = False
+
     async def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
+        self._many.close()
         await asyncio.to_thread(self._let_go)
         self._connection.close()
 
@@ -67,18 +77,73 @@ class AsyncClient(
         deadline = time.monotonic() + seconds
         step = self._advance(plan, seconds)
         while not isinstance(step, Done):
+            left = max(0.0, deadline - time.monotonic())
+            if isinstance(step, Joined):
+                outcome = await self._join(step.payload, left)
+                step = self._advance(plan, seconds, partial(self._joined_reply, outcome, seconds))
+                continue
             with self._errors_as_ours(seconds):
-                reply = self._begin(step, max(0.0, deadline - time.monotonic()))
+                reply = self._begin(step, left)
             await _done(reply)
             step = self._advance(plan, seconds, reply.result)
         return step.result
 
-    def _begin(self, step: Step, seconds: float) -> Any:
+    async def _join(self, payload: bytes, left: float) -> Outcome:
+        deadlines = self._deadlines
+        if deadlines is None or deadlines.loop is not asyncio.get_running_loop():
+            deadlines = self._deadlines = Deadlines(asyncio.get_running_loop())
+            self._is_flush_due = False  # one that is due on another loop may never come
+        waiter = _Waiter(deadlines.loop)
+        ticket = self._many.send(payload, left, waiter)
+        if not self._is_flush_due:
+            # Others that are about to send get to do so first, and share the message.
+            self._is_flush_due = True
+            waiter.loop.call_soon(self._flush)
+        take_back = deadlines.add(waiter, left)
+        try:
+            outcome = await waiter.outcome
+        except asyncio.CancelledError:
+            ticket.cancel()
+            raise
+        finally:
+            take_back()
+        if outcome is TOO_LATE:
+            ticket.cancel()
+        return outcome
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        self._many.flush()
+
+    def _begin(self, step: Unary | Streamed, seconds: float) -> Any:
         """The step as a future."""
         if isinstance(step, Unary):
             metadata = self._connection.metadata
             return self._unary(step).future(step.payload, timeout=seconds, metadata=metadata)
         return _Taken(self._stream(step, seconds), step.take)
+
+
+class _Waiter:
+    """A task that waits for its answer."""
+
+    __slots__ = ("loop", "outcome")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.outcome: asyncio.Future[Outcome] = loop.create_future()
+
+    def take(self, outcome: Outcome, _queue: deque[Waiter]) -> None:
+        """Takes the answer, on the event loop."""
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+    def wake(self) -> None:
+        """Nothing to do: taking the answer wakes the task."""
+
+    def give_up(self) -> None:
+        """Waits no longer."""
+        if not self.outcome.done():
+            self.outcome.set_result(TOO_LATE)
 
 
 class _Taken(Future[None]):

@@ -10,6 +10,7 @@ import math
 import os
 from abc import abstractmethod
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import grpc
@@ -17,9 +18,18 @@ from google.protobuf.message import DecodeError
 
 from losswire._advice import Advice
 from losswire._arrays import plain
-from losswire._calls import SERVICE, Done, Unary
+from losswire._calls import SERVICE, Done, NotServed, Unary
 from losswire._channel import ClientClosed, Connection, Tls
-from losswire._errors import InvalidInput, LosswireError, ServerError, from_rpc
+from losswire._errors import (
+    InvalidInput,
+    LosswireError,
+    ServerError,
+    ServerUnavailable,
+    from_request_error,
+    from_rpc,
+    is_beyond_limits,
+)
+from losswire._many import Many
 from losswire._paths import Paths, Transport
 from losswire._requests import ask
 from losswire._shared import closing
@@ -29,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from losswire._calls import Plan, Step, Streamed
+    from losswire._many import Outcome
     from losswire._results import LossResult
     from losswire_proto.dtypes import Array
     from losswire_proto.losses import Loss
@@ -64,6 +75,9 @@ class BaseClient:
         self._connection = Connection(target, token, tls)
         self._advice = Advice()
         self._paths = Paths(transport)
+        connection = self._connection
+        # Not a method: the stream's threads would keep the client.
+        self._many = Many(partial(_begin_many, connection))
 
     @property
     def target(self) -> str:
@@ -104,10 +118,15 @@ class BaseClient:
             if answer is None:
                 return next(plan)
             try:
-                with self._errors_as_ours(seconds):
-                    brought = answer()
-            except LosswireError as error:
+                brought = answer()
+            except (LosswireError, NotServed) as error:
                 return plan.throw(error)
+            except Exception as error:
+                ours = self._as_ours(error, seconds)
+                if ours is None:
+                    raise
+                ours.__cause__ = error
+                return plan.throw(ours)
             return plan.send(brought)
         except StopIteration as end:
             return Done(end.value)
@@ -131,21 +150,46 @@ class BaseClient:
         messages = iter(step.messages)
         return method(messages, timeout=seconds, metadata=self._connection.metadata)
 
+    def _joined_reply(self, outcome: Outcome, seconds: float) -> bytes:
+        """The reply to a request that shared a message.
+
+        Raises:
+            LosswireError: there is none.
+            NotServed: the server has no such stream, or takes too small messages.
+        """
+        if isinstance(outcome, bytes):
+            return outcome
+        if isinstance(outcome, grpc.RpcError):
+            if outcome.code() is grpc.StatusCode.UNIMPLEMENTED or is_beyond_limits(outcome):
+                raise NotServed from outcome
+            raise from_rpc(outcome, self.target, seconds) from outcome
+        if isinstance(outcome, Exception):
+            if isinstance(outcome, ConnectionError):
+                raise ServerUnavailable(f"{self.target}: {outcome}") from outcome
+            raise outcome
+        raise from_request_error(outcome, self.target, seconds)
+
     @contextmanager
     def _errors_as_ours(self, seconds: float) -> Iterator[None]:
         try:
             yield
-        except grpc.RpcError as error:
-            raise from_rpc(error, self.target, seconds) from error
-        except (DecodeError, InvalidField) as error:
-            raise ServerError(f"{self.target}: the reply cannot be read: {error}") from error
-        except (grpc.FutureCancelledError, ClientClosed) as error:
-            raise self._closed() from error
-        except ValueError as error:
-            # gRPC's word for a channel that another thread closed just now
-            if "closed channel" in str(error):
-                raise self._closed() from error
-            raise
+        except Exception as error:
+            ours = self._as_ours(error, seconds)
+            if ours is None:
+                raise
+            raise ours from error
+
+    def _as_ours(self, error: Exception, seconds: float) -> LosswireError | None:
+        """The error that one of gRPC's stands for; None for what is not of its making."""
+        if isinstance(error, grpc.RpcError):
+            return from_rpc(error, self.target, seconds)
+        if isinstance(error, (DecodeError, InvalidField)):
+            return ServerError(f"{self.target}: the reply cannot be read: {error}")
+        # gRPC's word for a channel that another thread closed just now
+        is_closed = isinstance(error, ValueError) and "closed channel" in str(error)
+        if is_closed or isinstance(error, (grpc.FutureCancelledError, ClientClosed)):
+            return self._closed()
+        return None
 
     def _let_go(self) -> None:
         """Tells the server to forget this client's regions; it would in time by itself."""
@@ -167,6 +211,12 @@ def _checked_timeout(timeout: Any) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
         return float(min(value, _LONGEST_TIMEOUT))
     raise InvalidInput(f"timeout: expected a finite number of seconds > 0, received {timeout!r}")
+
+
+def _begin_many(connection: Connection, messages: Iterator[bytes]) -> StreamCall:
+    method: grpc.StreamStreamMultiCallable[bytes, bytes]
+    method = connection.channel().stream_stream(f"/{SERVICE}/ComputeMany")
+    return method(messages, metadata=connection.metadata)
 
 
 def take_all(call: StreamCall, take: Callable[[bytes], None]) -> None:

@@ -31,6 +31,21 @@ class Unary:
 
 
 @dataclass(frozen=True, slots=True)
+class Joined:
+    """A request that shares messages with those of other calls; the answer is the reply's bytes.
+
+    Attributes:
+        payload: the `ComputeRequest`.
+    """
+
+    payload: bytes
+
+
+class NotServed(Exception):  # noqa: N818 -- no fault: another path is taken
+    """The server does not have the RPC of a step."""
+
+
+@dataclass(frozen=True, slots=True)
 class Streamed:
     """Messages both ways at the same time; there is no answer but what `take` was given.
 
@@ -45,7 +60,7 @@ class Streamed:
     take: Callable[[bytes], None]
 
 
-Step: TypeAlias = Unary | Streamed
+Step: TypeAlias = Unary | Joined | Streamed
 Plan: TypeAlias = Generator[Step, Any, ResultT]
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from _thread import allocate_lock
+from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from losswire._base import take_all
-from losswire._calls import Done, Unary
+from losswire._calls import Done, Joined, Unary
+from losswire._many import TOO_LATE, wake_next
 from losswire._methods import LossMethods
 from losswire._results import LossResult, ServerInfo
 from losswire_proto.dtypes import Array
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from losswire._calls import Plan, Step
+    from losswire._many import Outcome, Waiter
 
 
 class Client(LossMethods[LossResult, ServerInfo, Array]):
@@ -34,6 +38,7 @@ class Client(LossMethods[LossResult, ServerInfo, Array]):
 
     def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
+        self._many.close()
         self._let_go()
         self._connection.close()
 
@@ -54,13 +59,52 @@ class Client(LossMethods[LossResult, ServerInfo, Array]):
         deadline = time.monotonic() + seconds
         step = self._advance(plan, seconds)
         while not isinstance(step, Done):
-            step = self._advance(plan, seconds, partial(self._perform, step, deadline))
+            step = self._advance(plan, seconds, partial(self._perform, step, deadline, seconds))
         return step.result
 
-    def _perform(self, step: Step, deadline: float) -> bytes | None:
+    def _perform(self, step: Step, deadline: float, seconds: float) -> bytes | None:
         left = max(0.0, deadline - time.monotonic())
         if isinstance(step, Unary):
             metadata = self._connection.metadata
             return self._unary(step)(step.payload, timeout=left, metadata=metadata)
+        if isinstance(step, Joined):
+            return self._joined_reply(self._join(step.payload, left), seconds)
         take_all(self._stream(step, left), step.take)
         return None
+
+    def _join(self, payload: bytes, left: float) -> Outcome:
+        waiter = _Waiter()
+        ticket = self._many.send(payload, left, waiter)
+        self._many.flush()
+        is_told = False
+        try:
+            is_told = waiter.is_told.acquire(timeout=left)
+        finally:
+            if not is_told:  # too late, or Ctrl-C
+                ticket.cancel()
+            wake_next(waiter.queue)
+        return waiter.outcome
+
+
+class _Waiter:
+    """A thread that waits for its answer."""
+
+    __slots__ = ("is_told", "outcome", "queue")
+    loop: ClassVar[None] = None
+
+    def __init__(self) -> None:
+        self.is_told = allocate_lock()
+        self.is_told.acquire()
+        self.outcome: Outcome = TOO_LATE
+        self.queue: deque[Waiter] = _NOBODY
+
+    def take(self, outcome: Outcome, queue: deque[Waiter]) -> None:
+        """Takes the answer."""
+        self.outcome, self.queue = outcome, queue
+
+    def wake(self) -> None:
+        """Lets the thread go on."""
+        self.is_told.release()
+
+
+_NOBODY: Final[deque[Any]] = deque()

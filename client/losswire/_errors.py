@@ -22,6 +22,7 @@ import grpc
 
 if TYPE_CHECKING:
     from losswire_proto.rules import InvalidField
+    from losswire_proto.v1 import loss_service_pb2 as pb
 
 
 class LosswireError(Exception):
@@ -103,6 +104,8 @@ _BY_CODE: Final[dict[grpc.StatusCode, type[LosswireError]]] = {
 }
 
 
+_CODES: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
+
 _OWN_LIMITS: Final = re.compile("larger than max|metadata size exceeds")
 """What gRPC says of messages and metadata beyond its limits, under the code of a full queue."""
 
@@ -110,9 +113,7 @@ _OWN_LIMITS: Final = re.compile("larger than max|metadata size exceeds")
 def from_rpc(error: grpc.RpcError, target: str, timeout: float) -> LosswireError:
     """The error that a failed call stands for."""
     code, details = error.code(), error.details() or "no details"
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return DeadlineExceeded(f"no answer from {target} within {timeout:g} s: {details}", code)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _OWN_LIMITS.search(details):
+    if is_beyond_limits(error):
         # gRPC's own limits, before the server saw anything; no later try can succeed.
         return InvalidInput(
             f"request: larger than {target} accepts in one message: {details}", code
@@ -120,13 +121,39 @@ def from_rpc(error: grpc.RpcError, target: str, timeout: float) -> LosswireError
     if code is grpc.StatusCode.CANCELLED and "Channel closed" not in details:
         # Nobody here did it: the server went away while the call was on its way.
         return ServerUnavailable(f"{target}: the call was cut off: {details}", code)
+    return from_status(code, details, target, timeout, _retry_delay(error))
+
+
+def is_beyond_limits(error: grpc.RpcError) -> bool:
+    """Whether gRPC itself refused a message or metadata for its size."""
+    is_refused = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    return is_refused and bool(_OWN_LIMITS.search(error.details() or ""))
+
+
+def from_status(
+    code: grpc.StatusCode,
+    details: str,
+    target: str,
+    timeout: float,
+    retry_delay: float | None = None,
+) -> LosswireError:
+    """The error that a status stands for, whether of a call or of one request among many."""
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(f"no answer from {target} within {timeout:g} s: {details}", code)
     kind = _BY_CODE.get(code, ServerError)
     if kind is InvalidInput:
         return InvalidInput(details, code)
     answer = kind(f"{target}: {details}", code)
     if isinstance(answer, ServerBusy):
-        answer.retry_delay = _retry_delay(error)
+        answer.retry_delay = retry_delay
     return answer
+
+
+def from_request_error(error: pb.RequestError, target: str, timeout: float) -> LosswireError:
+    """The error that one request among many was answered with."""
+    code = _CODES.get(error.code, grpc.StatusCode.UNKNOWN)
+    delay = error.retry_delay_ms / 1000 if error.HasField("retry_delay_ms") else None
+    return from_status(code, error.message, target, timeout, delay)
 
 
 def _retry_delay(error: grpc.RpcError) -> float | None:

@@ -1,17 +1,18 @@
-"""The path of small tensors: one message each way."""
+"""The paths of small tensors: one message each way, of one call or of several."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
-from losswire._calls import Plan, Unary
+from losswire._calls import Joined, NotServed, Plan, Unary
 from losswire._errors import InvalidInput
-from losswire_proto import codec, tensors, wire
+from losswire_proto import tensors
 from losswire_proto.v1 import loss_service_pb2 as pb
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from losswire._replies import ReplyReader
     from losswire._requests import Asked
     from losswire._results import Outputs
 
@@ -19,10 +20,24 @@ LARGEST_MESSAGE: Final = 2**31 - 1
 """Bytes; protobuf's own limit."""
 
 
-def inline(asked: Asked) -> Plan[Outputs]:
+def inline(asked: Asked, replies: ReplyReader) -> Plan[Outputs]:
     """Asks for one loss with all tensors in the message."""
     reply = yield Unary("Compute", request_bytes(asked))
-    return read_outputs(reply, asked)
+    return replies.read(reply, asked)
+
+
+def joined(asked: Asked, replies: ReplyReader, give_up: Callable[[], None]) -> Plan[Outputs]:
+    """Asks for the same in a message that other calls share.
+
+    A server from before there was ComputeMany is asked alone; `give_up` is told of it.
+    """
+    payload = request_bytes(asked)
+    try:
+        reply = yield Joined(payload)
+    except NotServed:
+        give_up()
+        reply = yield Unary("Compute", payload)
+    return replies.read(reply, asked)
 
 
 def request_bytes(asked: Asked) -> bytes:
@@ -41,20 +56,4 @@ def request_bytes(asked: Asked) -> bytes:
             f"request: expected at most {LARGEST_MESSAGE} bytes in one message,"
             f" received {nbytes} bytes of tensors; use another transport"
         )
-    message = pb.ComputeRequest(options=wire.encode_call(asked.call))
-    return tensors.write(message, arrays, asked.names)
-
-
-def read_outputs(payload: bytes, asked: Asked) -> Outputs:
-    """What a `ComputeResponse` holds, as arrays of the caller's own."""
-    message, views = codec.parse(pb.ComputeResponse, payload)
-    outputs: Outputs = {}
-    for descriptor, _ in message.ListFields():
-        name = descriptor.name
-        array = tensors.decode_field(f"reply.{name}", message, name, views)
-        if name == "grad_logits" and asked.overwritten is not None:
-            np.copyto(asked.overwritten, array)
-            outputs[name] = asked.overwritten
-        else:
-            outputs[name] = array.copy()
-    return outputs
+    return tensors.write(pb.ComputeRequest, asked.options, arrays, asked.names)

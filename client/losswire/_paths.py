@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from losswire._errors import InvalidInput
-from losswire._inline import inline
+from losswire._inline import inline, joined
+from losswire._replies import ReplyReader
 from losswire._results import loss_result
 from losswire._shared import CannotShare, SharedMemory
 from losswire._stream import stream
@@ -25,6 +26,10 @@ INLINE_BYTES: Final = 1 << 20
 """The largest tensors, together, that go in one message unless told otherwise."""
 
 
+JOINED_BYTES: Final = 16 << 10
+"""The largest tensors, together, that share a message with those of other calls."""
+
+
 class Paths:
     """The ways to the server that a client may take."""
 
@@ -36,6 +41,8 @@ class Paths:
             )
         self._transport = transport
         self.shared = SharedMemory()
+        self._has_many = True
+        self._replies = ReplyReader()
 
     def compute(self, asked: Asked) -> Plan[LossResult]:
         """One loss and what was asked for with it."""
@@ -48,13 +55,23 @@ class Paths:
     def _take(self, asked: Asked) -> Plan[Outputs]:
         match self._transport:
             case "inline":
-                return inline(asked)
+                return inline(asked, self._replies)
             case "stream":
                 return stream(asked)
             case "shared":
                 return self._shared(asked)
             case _:
-                return inline(asked) if asked.nbytes <= INLINE_BYTES else self._large(asked)
+                return self._by_size(asked)
+
+    def _by_size(self, asked: Asked) -> Plan[Outputs]:
+        if asked.nbytes > INLINE_BYTES:
+            return self._large(asked)
+        if self._has_many and asked.nbytes <= JOINED_BYTES:
+            return joined(asked, self._replies, self._give_up_many)
+        return inline(asked, self._replies)
+
+    def _give_up_many(self) -> None:
+        self._has_many = False
 
     def _shared(self, asked: Asked) -> Plan[Outputs]:
         try:

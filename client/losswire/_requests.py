@@ -9,18 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from losswire._arrays import as_labels, as_logits, as_weight, names, plain
 from losswire._calls import Plan, Unary
 from losswire._errors import InvalidInput
 from losswire._results import ServerInfo
-from losswire_proto import dtypes, rules
-from losswire_proto.losses import LossCall
+from losswire_proto import dtypes, rules, wire
+from losswire_proto.losses import LOSSES, LossCall
 from losswire_proto.rules import InvalidField, Spec
 from losswire_proto.v1 import loss_service_pb2 as pb
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from losswire._advice import Advice
     from losswire_proto.dtypes import Array
     from losswire_proto.losses import Loss
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 Gradients: TypeAlias = bool | Literal["logits", "labels"] | Sequence[Literal["logits", "labels"]]
 """True for the gradient to the logits, False for none, or the names of those wanted."""
 
+_PLAIN: Final = frozenset({bool, int, float, str, tuple, type(None)})
+"""Types of options that are equal only where they mean the same, and cannot change later."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -36,6 +42,7 @@ class Asked:
 
     Attributes:
         call: which loss, and how.
+        options: the same as the bytes that a `ComputeRequest` begins with.
         logits: as the caller gave them, in any layout.
         axis: the class axis counted from the front.
         labels: likewise; None for losses without labels.
@@ -45,6 +52,7 @@ class Asked:
     """
 
     call: LossCall
+    options: bytes
     logits: Array
     axis: int
     labels: Array | None
@@ -112,23 +120,26 @@ def _asked(
     labels: Any,
     weights: Mapping[str, Any],
 ) -> Asked:
-    is_overwritten = options.get("overwrite_logits", False)
-    call = _call(loss, {name: options[name] for name in options if name != "overwrite_logits"})
+    known = _known(loss, options)
+    call = known.call
     array = as_logits(loss.input_name, logits)
-    spec = Spec.of(array)
-    axis = rules.class_axis(spec, call.axis, loss.input_name)
+    axis = _axis(known, array.dtype, array.shape)
     given = {name: as_weight(name, each) for name, each in weights.items() if each is not None}
     target: Array | None = None
     reading: Reading = "none"
     if loss.readings != ("none",):
         target = as_labels(loss.labels_name, labels, array.ndim)
-        reading = rules.read_labels(
-            call, logits=spec, axis=axis, labels=target, has_class_weight="class_weight" in given
+        has_class_weight = "class_weight" in given
+        reading = _reading(
+            known, array.dtype, array.shape, axis, target.dtype, target.shape, has_class_weight
         )
-    rules.check_weights(call, spec, axis, given)
+        rules.check_labels(call, reading, target, array.shape[axis])
+    if given:
+        rules.check_weights(call, Spec.of(array), axis, given)
     advice.consider(call, axis, array, target)
+    is_overwritten = options.get("overwrite_logits", False)
     overwritten = _overwritten(call, logits, array) if is_overwritten else None
-    return Asked(call, array, axis, target, reading, given, overwritten)
+    return Asked(call, known.options, array, axis, target, reading, given, overwritten)
 
 
 def _overwritten(call: LossCall, given: Any, array: Array) -> Array:
@@ -144,6 +155,60 @@ def server_info() -> Plan[ServerInfo]:
     """Asks the server what it is."""
     reply = yield Unary("GetServerInfo", pb.GetServerInfoRequest().SerializeToString())
     return read_info(pb.GetServerInfoResponse.FromString(reply))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Known:
+    """A call that was checked; equal to itself alone, so that it is quickly found again."""
+
+    call: LossCall
+    options: bytes
+
+
+def _known(loss: type[Loss], options: Mapping[str, Any]) -> _Known:
+    """The call, found again where the same was asked for before."""
+    values = tuple(options.values())
+    if _PLAIN.issuperset(map(type, values)):
+        return _known_again(loss.name, tuple(options), *values)
+    return _checked(loss.name, tuple(options), *values)
+
+
+def _checked(loss: str, names: tuple[str, ...], *values: Any) -> _Known:
+    options = dict(zip(names, values, strict=True))
+    options.pop("overwrite_logits", None)
+    call = _call(LOSSES[loss], options)
+    request = pb.ComputeRequest(options=wire.encode_call(call))
+    return _Known(call, request.SerializeToString())
+
+
+# By type, since 1, 1.0 and True are equal and not all of them are allowed everywhere.
+_known_again = lru_cache(256, typed=True)(_checked)
+
+
+@lru_cache(1024)
+def _axis(known: _Known, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    """The class axis of such logits, counted from the front."""
+    return rules.class_axis(Spec(dtype, shape), known.call.axis, known.call.loss.input_name)
+
+
+@lru_cache(1024)
+def _reading(
+    known: _Known,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    axis: int,
+    label_dtype: np.dtype[Any],
+    label_shape: tuple[int, ...],
+    has_class_weight: bool,
+) -> Reading:
+    """How such labels are to be read."""
+    return rules.reading_of(
+        known.call,
+        logits=Spec(dtype, shape),
+        axis=axis,
+        labels=Spec(label_dtype, label_shape),
+        has_class_weight=has_class_weight,
+    )
 
 
 def _call(loss: type[Loss], options: Mapping[str, Any]) -> LossCall:

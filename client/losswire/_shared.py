@@ -16,8 +16,8 @@ import numpy as np
 from losswire import _regions
 from losswire._calls import Plan, Unary
 from losswire._errors import InvalidInput, LosswireError, PermissionDenied, ServerBusy, ServerError
-from losswire._inline import read_outputs
 from losswire._regions import Region, Regions
+from losswire._replies import parse
 from losswire._stream import is_blockwise
 from losswire_proto import dtypes, tensors, wire
 from losswire_proto.rules import Spec
@@ -191,7 +191,7 @@ class _Placed:
 
     def outputs(self, reply: bytes) -> Outputs:
         """The results, those in regions where they are."""
-        outputs = read_outputs(reply, self._asked) | self._results
+        outputs = parse(reply, self._asked) | self._results
         overwritten = self._asked.overwritten
         if overwritten is not None:
             if outputs["grad_logits"] is not overwritten:

@@ -56,6 +56,9 @@ _new_bytes.argtypes, _new_bytes.restype = (ctypes.c_char_p, ctypes.c_ssize_t), c
 _MOST_FIELDS: Final = 64
 """Of a message that is looked through here; one of very many small fields is protobuf's to read."""
 
+_OPTIONS: Final = 1
+"""Of `ComputeRequest`: a field of the first level that may stand beside tensors."""
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LONGEST_VARINT: Final = 10
 _LONGEST_LENGTH: Final = 5
@@ -133,6 +136,44 @@ def _read_field(view: memoryview, start: int) -> tuple[int, int | None, int]:
     return tag >> 3, begin, stop
 
 
+def locate(kind: type[Message], payload: bytes) -> dict[Path, slice] | None:
+    """Where the byte fields of a message are, by the numbers of the fields that lead to them.
+
+    None for a message with anything unusual in it, or with fields that say where else to look.
+    """
+    spans: dict[Path, slice] = {}
+    try:
+        _locate(memoryview(payload), 0, LAYOUTS[kind], (), spans)
+    except _Unusual:
+        return None
+    return spans
+
+
+def _locate(
+    view: memoryview, base: int, layout: Layout, path: Path, spans: dict[Path, slice]
+) -> None:
+    position, seen = 0, set[int]()
+    while position < len(view):
+        tag, position = _read_varint(view, position)
+        number, kind = tag >> 3, tag & 7
+        if number in seen or not (path or number in layout or number == _OPTIONS):
+            raise _Unusual
+        if kind != _BYTES:
+            position = _skip(view, position, kind)
+            continue
+        length, position = _read_varint(view, position)
+        start, position = position, position + length
+        if position > len(view):
+            raise _Unusual
+        if number in layout:
+            seen.add(number)
+            inner = layout[number]
+            if inner is None:
+                spans[*path, number] = slice(base + start, base + position)
+            else:
+                _locate(view[start:position], base + start, inner, (*path, number), spans)
+
+
 def _skip(view: memoryview, position: int, kind: int) -> int:
     if kind == _VARINT:
         return _read_varint(view, position)[1]
@@ -175,11 +216,10 @@ class Writer:
     """The bytes of a message, put together from small messages and large arrays.
 
     Args:
-        message: the fields of the message that are written by protobuf; they come first.
+        head: the bytes of the message's other fields; they come first.
     """
 
-    def __init__(self, message: Message | None = None) -> None:
-        head = b"" if message is None else message.SerializeToString()
+    def __init__(self, head: bytes = b"") -> None:
         self._parts: list[bytes | memoryview | Spec] = [head]
         self._size = len(head)
 

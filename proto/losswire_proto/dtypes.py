@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import ml_dtypes
@@ -39,6 +40,7 @@ def dtype_of(number: int) -> np.dtype[Any] | None:
     return _BY_NUMBER.get(number)  # type: ignore[call-overload, no-any-return]  # enums are ints
 
 
+@lru_cache(128)
 def number_of(dtype: np.dtype[Any]) -> tensor_pb2.DataType | None:
     """The wire `DataType` of a NumPy dtype in any byte order, or None where there is none."""
     return _NUMBER_BY_NAME.get(dtype.name)

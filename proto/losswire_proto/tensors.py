@@ -7,7 +7,8 @@ message's bytes. A message that breaks the contract raises `InvalidField`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, TypeAlias
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from losswire_proto.rules import InvalidField, Spec, check_shape
 from losswire_proto.v1 import tensor_pb2
 
 if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor
     from google.protobuf.message import Message
 
     from losswire_proto.codec import Views
@@ -27,6 +29,9 @@ Region: TypeAlias = Callable[[str, tensor_pb2.RegionSlice], memoryview]
 _DTYPE: Final = 1
 _DATA: Final = 15
 """Numbers of fields of `Tensor`."""
+
+_BYTES: Final = 2
+"""The wire type of bytes and messages."""
 
 
 def normalised(array: Array) -> Array:
@@ -45,29 +50,56 @@ def encode(field: str, array: Array) -> tensor_pb2.Tensor:
     return message
 
 
-def write(message: Message, arrays: Mapping[str, Array], names: Mapping[str, str]) -> bytes:
+def write(
+    kind: type[Message], head: bytes, arrays: Mapping[str, Array], names: Mapping[str, str]
+) -> bytes:
     """The bytes of a message with arrays in its `Tensor` fields.
 
     Args:
-        message: the other fields; small arrays are added to it.
-        arrays: by the names of their fields.
+        kind: of the message.
+        head: the bytes of its other fields, which come first.
+        arrays: by the names of their fields, in the order of these.
         names: what the caller calls a field, where that is another name.
 
     Raises:
         InvalidField: a dtype that the wire does not carry.
     """
+    numbers = _numbers(kind.DESCRIPTOR)
+    parts = [head]
     large: list[tuple[str, Array]] = []
     for name, array in arrays.items():
         if array.nbytes < codec.SMALLEST_CUT:
-            getattr(message, name).CopyFrom(encode(names.get(name, name), array))
+            parts.append(_lead(numbers[name], names.get(name, name), array.dtype, array.shape))
+            parts.append((array if _is_little(array.dtype) else normalised(array)).tobytes())
         else:
             large.append((name, array))
-    writer = codec.Writer(message)
+    if not large:
+        return b"".join(parts)
+    writer = codec.Writer(b"".join(parts))
     for name, array in large:
-        path = (message.DESCRIPTOR.fields_by_name[name].number,)
-        head = describe(names.get(name, name), Spec.of(array))
-        writer.add(path, head, _DTYPE, [(_DATA, normalised(array))])
+        described = describe(names.get(name, name), Spec.of(array))
+        writer.add((numbers[name],), described, _DTYPE, [(_DATA, normalised(array))])
     return writer.to_bytes()
+
+
+@lru_cache(64)
+def _is_little(dtype: np.dtype[Any]) -> bool:
+    return dtype == dtype.newbyteorder("<")
+
+
+@lru_cache
+def _numbers(kind: Descriptor) -> dict[str, int]:
+    """The numbers of a message's fields by their names."""
+    return {each.name: each.number for each in kind.fields}
+
+
+@lru_cache(1024)
+def _lead(number: int, field: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """What stands before the elements of a tensor in field `number` of a message."""
+    spec = Spec(dtype, shape)
+    lead = describe(field, spec).SerializeToString()
+    lead += codec.varint(_DATA << 3 | _BYTES) + codec.varint(spec.nbytes)
+    return codec.varint(number << 3 | _BYTES) + codec.varint(len(lead) + spec.nbytes) + lead
 
 
 def decode_field(

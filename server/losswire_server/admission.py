@@ -118,6 +118,7 @@ class Admission:
         self._held_bytes = 0
         self._calls = 0
         self._is_draining = False
+        self._on_drain: set[Callable[[], object]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -169,9 +170,19 @@ class Admission:
 
         return leave
 
+    def on_drain(self, action: Callable[[], object]) -> Callable[[], None]:
+        """Has `action` called when the server is about to stop; the answer forgets it.
+
+        For calls that would not end by themselves.
+        """
+        self._on_drain.add(action)
+        return lambda: self._on_drain.discard(action)
+
     async def drain(self, seconds: float) -> bool:
         """Takes no new calls and waits for those that are there; False where time ran out."""
         self._is_draining = True
+        for action in list(self._on_drain):
+            action()
         try:
             await asyncio.wait_for(self._idle.wait(), seconds)
         except TimeoutError:

@@ -15,7 +15,7 @@ import asyncio
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
@@ -28,11 +28,29 @@ if TYPE_CHECKING:
 SLOTS: Final = 2
 """Batches in flight: while one computes, another can be put together or handed out."""
 
+ENOUGH_BYTES: Final = 256 << 10
+"""Of tensors and results beyond which a group gains nothing from more company."""
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+
+class Answer(Protocol):
+    """Where the outcome of a request goes; a future is one."""
+
+    def done(self) -> bool:
+        """Whether no outcome is wanted any more."""
+
+    def set_result(self, result: LossResult, /) -> None:
+        """Takes the result."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Takes what went wrong instead."""
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A request that was handed in."""
+
     request: LossRequest
-    answer: asyncio.Future[LossResult]
+    answer: Answer
     arrival: float
     deadline: float | None
 
@@ -63,7 +81,7 @@ class _Group:
     """Requests of one batch key, in order of arrival, and what they add up to."""
 
     def __init__(self) -> None:
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[Waiting] = deque()
         self.rows = 0
         self.nbytes = 0
 
@@ -75,12 +93,13 @@ class _Group:
         """When the request that has waited longest arrived."""
         return self._queue[0].arrival
 
-    def append(self, waiting: _Waiting) -> None:
+    def append(self, waiting: Waiting) -> None:
         self._queue.append(waiting)
-        self.rows += waiting.request.rows
-        self.nbytes += waiting.request.nbytes
+        form = waiting.request.form
+        self.rows += form.rows
+        self.nbytes += form.nbytes
 
-    def discard(self, waiting: _Waiting) -> None:
+    def discard(self, waiting: Waiting) -> None:
         """Removes a request that nobody waits for, if it has not left yet."""
         for index, each in enumerate(self._queue):
             if each is waiting:
@@ -89,20 +108,20 @@ class _Group:
                 self.nbytes -= waiting.request.nbytes
                 return
 
-    def take(self, limits: BatchLimits, now: float) -> list[_Waiting]:
+    def take(self, limits: BatchLimits, now: float) -> list[Waiting]:
         """Removes the next batch: as many wanted requests as fit, or a single larger one."""
-        batch: list[_Waiting] = []
+        batch: list[Waiting] = []
         rows = nbytes = 0
         while self._queue:
-            request = self._queue[0].request
-            if batch and not limits.hold(rows + request.rows, nbytes + request.nbytes):
+            form = self._queue[0].request.form
+            if batch and not limits.hold(rows + form.rows, nbytes + form.nbytes):
                 break
             waiting = self._queue.popleft()
-            self.rows -= request.rows
-            self.nbytes -= request.nbytes
+            self.rows -= form.rows
+            self.nbytes -= form.nbytes
             if waiting.is_wanted(now):
                 batch.append(waiting)
-                rows, nbytes = rows + request.rows, nbytes + request.nbytes
+                rows, nbytes = rows + form.rows, nbytes + form.nbytes
         return batch
 
 
@@ -116,6 +135,8 @@ class Batcher:
         self._threads = ThreadPoolExecutor(SLOTS, thread_name_prefix="losswire-batch")
         self._in_flight: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._is_dispatch_due = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._log = structlog.get_logger()
 
     async def submit(self, request: LossRequest, deadline: float | None = None) -> LossResult:
@@ -128,19 +149,39 @@ class Batcher:
         Raises:
             Expired: the deadline passed while the request waited.
         """
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[LossResult] = loop.create_future()
-        waiting = _Waiting(request, answer, loop.time(), deadline)
-        group = self._groups.setdefault(request.batch_key, _Group())
-        group.append(waiting)
-        self._dispatch()
+        answer: asyncio.Future[LossResult] = asyncio.get_running_loop().create_future()
+        waiting = self.enqueue(request, deadline, answer)
         try:
             return await answer
         except asyncio.CancelledError:
-            group.discard(waiting)
-            if not group and self._groups.get(request.batch_key) is group:
-                del self._groups[request.batch_key]
+            self.take_back(waiting)
             raise
+
+    def enqueue(self, request: LossRequest, deadline: float | None, answer: Answer) -> Waiting:
+        """The same for callers that do not wait: the outcome goes to `answer`."""
+        loop = self._loop
+        if loop is None:  # asked for once: it costs a system call
+            loop = self._loop = asyncio.get_running_loop()
+        waiting = Waiting(request, answer, loop.time(), deadline)
+        key = request.batch_key
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = _Group()
+        group.append(waiting)
+        if not self._is_dispatch_due:
+            # Not now: what else has arrived is handed in first, and shares the batch.
+            self._is_dispatch_due = True
+            loop.call_soon(self._dispatch)
+        return waiting
+
+    def take_back(self, waiting: Waiting) -> None:
+        """Drops a request whose answer is not wanted any more, if it has not left yet."""
+        key = waiting.request.batch_key
+        group = self._groups.get(key)
+        if group is not None:
+            group.discard(waiting)
+            if not group:
+                del self._groups[key]
 
     async def close(self) -> None:
         """Waits for the batches in flight and ends the threads; no more may be submitted."""
@@ -152,19 +193,36 @@ class Batcher:
 
     def _dispatch(self) -> None:
         """Starts every batch that should leave now; sets the timer for the next one."""
+        self._is_dispatch_due = False
         now = asyncio.get_running_loop().time()
+        self._dispatch_quick(now)
         while len(self._in_flight) < SLOTS:
             key = self._next_key(now)
             if key is None:
                 break
-            batch = self._groups[key].take(self._limits, now)
-            if not self._groups[key]:
-                del self._groups[key]
+            batch = self._take(key, now)
             if batch:
                 task = asyncio.create_task(self._run(batch))
                 self._in_flight.add(task)
                 task.add_done_callback(self._finished)
         self._set_timer()
+
+    def _dispatch_quick(self, now: float) -> None:
+        """Computes what takes no longer than handing it to a thread, here and now."""
+        left = self._engine.quick_bytes
+        for key, group in list(self._groups.items()):
+            if group.nbytes <= left:
+                left -= group.nbytes
+                while key in self._groups:
+                    self._compute_here(self._take(key, now))
+
+    def _take(self, key: BatchKey, now: float) -> list[Waiting]:
+        """The next batch of a group; a group that is empty then goes."""
+        group = self._groups[key]
+        batch = group.take(self._limits, now)
+        if not group:
+            del self._groups[key]
+        return batch
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
@@ -176,6 +234,7 @@ class Batcher:
             (group.first_arrival, key)
             for key, group in self._groups.items()
             if not self._in_flight
+            or group.nbytes >= ENOUGH_BYTES
             or self._due(group) <= now
             or not self._limits.hold(group.rows, group.nbytes)
         )
@@ -193,27 +252,39 @@ class Batcher:
             due = min(self._due(group) for group in self._groups.values())
             self._timer = asyncio.get_running_loop().call_at(due, self._dispatch)
 
-    async def _run(self, batch: list[_Waiting]) -> None:
-        try:
-            results = await self._compute([waiting.request for waiting in batch])
-        except Exception as error:  # noqa: BLE001 -- the engine's boundary: faults become answers
-            if len(batch) == 1:
-                _fail(batch[0], error)
-                return
-            # A fault of one must not become its neighbours': each is computed alone.
-            self._log.warning("batch_failed", requests=len(batch), error=type(error).__name__)
-            for waiting in batch:
-                await self._run([waiting])
-            return
-        for waiting, result in zip(batch, results, strict=True):
-            if not waiting.answer.done():
-                waiting.answer.set_result(result)
-
-    async def _compute(self, requests: list[LossRequest]) -> list[LossResult]:
+    async def _run(self, batch: list[Waiting]) -> None:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._engine.compute, requests)
+        requests = [waiting.request for waiting in batch]
+        try:
+            results = await loop.run_in_executor(self._threads, self._engine.compute, requests)
+        except Exception as error:  # noqa: BLE001 -- the engine's boundary: faults become answers
+            for waiting in self._failed(batch, error):
+                await self._run([waiting])
+        else:
+            _deliver(batch, results)
+
+    def _compute_here(self, batch: list[Waiting]) -> None:
+        if not batch:
+            return
+        try:
+            results = self._engine.compute([waiting.request for waiting in batch])
+        except Exception as error:  # noqa: BLE001 -- the same
+            for waiting in self._failed(batch, error):
+                self._compute_here([waiting])
+        else:
+            _deliver(batch, results)
+
+    def _failed(self, batch: list[Waiting], error: Exception) -> list[Waiting]:
+        """Those to be computed alone, since a fault of one must not become its neighbours'."""
+        if len(batch) > 1:
+            self._log.warning("batch_failed", requests=len(batch), error=type(error).__name__)
+            return batch
+        if not batch[0].answer.done():
+            batch[0].answer.set_exception(error)
+        return []
 
 
-def _fail(waiting: _Waiting, error: Exception) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_exception(error)
+def _deliver(batch: list[Waiting], results: list[LossResult]) -> None:
+    for waiting, result in zip(batch, results, strict=True):
+        if not waiting.answer.done():
+            waiting.answer.set_result(result)

@@ -20,8 +20,9 @@ _ROWS: Final = pb.ResultBlock.DESCRIPTOR.fields_by_name["rows"].number
 def encode_compute(request: LossRequest, result: LossResult) -> bytes:
     """The bytes of the `ComputeResponse` that carries what has not been written elsewhere."""
     arrays = _arrays(result)
-    left = {name: array for name, array in arrays.items() if name not in request.destinations}
-    return tensors.write(pb.ComputeResponse(), left, {})
+    if request.destinations:
+        arrays = {name: arrays[name] for name in arrays if name not in request.destinations}
+    return tensors.write(pb.ComputeResponse, b"", arrays, {})
 
 
 def draft_block(request: LossRequest) -> tuple[bytes, dict[str, Array]]:

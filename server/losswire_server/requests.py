@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import numpy as np
 
@@ -40,6 +40,10 @@ class Block:
     label_gradient: LabelGradient | None = None
 
 
+UNKNOWN: Final = cast("Form", None)
+"""The form of a request that is to work it out."""
+
+
 @dataclass(frozen=True, slots=True)
 class LossRequest:
     """A validated request.
@@ -61,6 +65,8 @@ class LossRequest:
         is_in_place: one of them lies over the logits or labels, which are then read before.
         block: for a block of a streamed request, what it knows of the whole; its labels are then
             those that came with it, and its result has no reduced loss.
+        parts: how many requests of one form lie along its first axis, each reduced by itself.
+        form: what follows from all but its elements; worked out where it is not known yet.
     """
 
     call: LossCall
@@ -75,45 +81,37 @@ class LossRequest:
     mapped_bytes: int = 0
     is_in_place: bool = False
     block: Block | None = None
+    parts: int = 1
+    form: Form = UNKNOWN
+
+    def __post_init__(self) -> None:
+        if self.form is UNKNOWN:
+            object.__setattr__(self, "form", Form.of(self))  # the way of frozen dataclasses
 
     @property
     def classes(self) -> int:
         """Length of the class axis."""
-        return int(self.logits.shape[self.axis])
+        return self.form.classes
 
     @property
     def example_shape(self) -> tuple[int, ...]:
         """Shape of the per-example losses."""
-        if self.call.loss.is_elementwise:
-            return tuple(self.logits.shape)
-        return rules.example_shape(rules.Spec.of(self.logits), self.axis)
+        return self.form.example_shape
 
     @property
     def rows(self) -> int:
         """Number of examples."""
-        return math.prod(self.example_shape)
+        return self.form.rows
 
     @property
     def is_broadcast(self) -> bool:
         """Whether the labels are distributions that several examples share."""
-        if self.block is not None:
-            return self.block.label_table is not None
-        if self.labels is None or self.reading != "distribution":
-            return False
-        return bool(self.labels.shape != self.logits.shape)
+        return self.form.is_broadcast
 
     @property
     def nbytes(self) -> int:
         """Bytes held for this request until its reply is sent: its tensors and its results'."""
-        labels = 0 if self.labels is None else self.labels.nbytes
-        results = self.rows * dtypes.compute_dtype(self.logits.dtype).itemsize
-        if self.call.grad_logits or self.reading == "none":
-            results += self.logits.nbytes
-        if self.call.grad_labels:
-            results += labels
-            if self.is_broadcast:  # sums in float64
-                results += self.logits.size * 8
-        return self.logits.nbytes + labels + results
+        return self.form.nbytes
 
     @property
     def result_specs(self) -> dict[str, rules.Spec]:
@@ -147,17 +145,71 @@ class LossRequest:
     def batch_key(self) -> BatchKey:
         """Requests with equal keys can be computed together."""
         weight = self.class_weight
-        return (
-            self.call.loss,
-            self.classes,
-            self.logits.dtype.name,
-            self.reading,
-            self.is_broadcast,
-            None if weight is None else (weight.dtype.name, weight.tobytes()),
-            self.pos_weight is None,
-            self.call.grad_logits,
-            self.call.grad_labels,
+        if weight is None:
+            return self.form.batch_key
+        return (*self.form.batch_key, weight.dtype.name, weight.tobytes())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Form:
+    """What requests have in common that differ only in their elements.
+
+    Worked out once for all requests that are found to be of one form; others have one each.
+
+    Attributes:
+        classes: length of the class axis.
+        example_shape: shape of the per-example losses.
+        rows: number of examples.
+        is_broadcast: whether the labels are distributions that several examples share.
+        nbytes: of tensors and results.
+        batch_key: without class weights.
+    """
+
+    classes: int
+    example_shape: tuple[int, ...]
+    rows: int
+    is_broadcast: bool
+    nbytes: int
+    batch_key: BatchKey
+
+    @classmethod
+    def of(cls, request: LossRequest) -> Form:
+        """The form of one request."""
+        call, logits, labels = request.call, request.logits, request.labels
+        classes = int(logits.shape[request.axis])
+        examples = tuple(logits.shape)
+        if not call.loss.is_elementwise:
+            examples = rules.example_shape(rules.Spec.of(logits), request.axis)
+        rows = math.prod(examples)
+        is_broadcast = False
+        if request.block is not None:
+            is_broadcast = request.block.label_table is not None
+        elif labels is not None and request.reading == "distribution":
+            is_broadcast = bool(labels.shape != logits.shape)
+        key = (
+            call.loss,
+            classes,
+            logits.dtype.name,
+            request.reading,
+            is_broadcast,
+            request.pos_weight is None,
+            call.grad_logits,
+            call.grad_labels,
         )
+        return cls(classes, examples, rows, is_broadcast, _held(request, rows, is_broadcast), key)
+
+
+def _held(request: LossRequest, rows: int, is_broadcast: bool) -> int:
+    """Bytes of a request's tensors and results."""
+    labels = 0 if request.labels is None else request.labels.nbytes
+    results = rows * dtypes.compute_dtype(request.logits.dtype).itemsize
+    if request.call.grad_logits or request.reading == "none":
+        results += request.logits.nbytes
+    if request.call.grad_labels:
+        results += labels
+        if is_broadcast:  # sums in float64
+            results += request.logits.size * 8
+    return int(request.logits.nbytes + labels + results)
 
 
 BatchKey: TypeAlias = "tuple[Hashable, ...]"

@@ -8,20 +8,20 @@ traceback under an incident id, and the caller gets the id alone.
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import grpc
-import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from losswire_proto.v1 import loss_service_pb2 as pb
-from losswire_server import replies, validation
-from losswire_server.errors import InvalidRequest, Overloaded, RequestFailed, Unsupported
+from losswire_server import incidents, replies, validation
+from losswire_server.errors import InvalidRequest, Overloaded, RequestFailed
+from losswire_server.many import ManyRun
+from losswire_server.reading import RequestReader
 from losswire_server.streaming import StreamRun
 from losswire_server.streams import Stream
 
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from losswire_server.regions import Regions
 
 SERVICE: Final = "losswire.v1.LossService"
-SERVED: Final = ("Compute", "ComputeStream", "GetServerInfo", "OpenRegion", "CloseRegion")
-"""The RPCs of this version; the others answer UNIMPLEMENTED."""
+SERVED: Final = (
+    "Compute", "ComputeStream", "ComputeMany", "GetServerInfo", "OpenRegion", "CloseRegion",
+)  # fmt: skip
+"""What GetServerInfo says of it."""
 
 _LONGEST_MESSAGE: Final = 2000
 """Characters of a status message, which travels in a header of limited size."""
@@ -52,6 +54,7 @@ class LossService:
         window: has room for the blocks of streams.
         regions: memory that clients share.
         info: what GetServerInfo answers.
+        reader: reads requests.
     """
 
     batcher: Batcher
@@ -59,6 +62,7 @@ class LossService:
     window: Window
     regions: Regions
     info: pb.GetServerInfoResponse
+    reader: RequestReader = field(default_factory=RequestReader)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The service's RPCs for a gRPC server; messages arrive and leave as bytes."""
@@ -72,12 +76,12 @@ class LossService:
                 "OpenRegion": unary(self._guarded(self._open_region)),
                 "CloseRegion": unary(self._guarded(self._close_region)),
                 "ComputeStream": stream(self._guarded_stream(self._compute_stream)),
-                "ComputeMany": stream(self._unserved_stream("ComputeMany")),
+                "ComputeMany": stream(self._guarded_stream(self._compute_many)),
             },
         )
 
     async def _compute(self, payload: bytes, context: Context) -> bytes:
-        request = validation.parse_compute(payload, self.regions)
+        request = self.reader.read(payload, self.regions)
         _at_end(context, self.admission.take(request.held_bytes))
         result = await self.batcher.submit(request, _deadline(context))
         return replies.encode_compute(request, result)
@@ -103,6 +107,14 @@ class LossService:
         _at_end(context, self.admission.take(start.held_bytes))
         stream = await asyncio.to_thread(Stream, start)
         run = StreamRun(stream, self.batcher, self.window, _deadline(context))
+        async for reply in run.replies(messages):
+            yield reply
+
+    async def _compute_many(
+        self, messages: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
+        deadline = _deadline(context)
+        run = ManyRun(self.reader, self.batcher, self.admission, deadline, self.regions)
         async for reply in run.replies(messages):
             yield reply
 
@@ -139,13 +151,6 @@ class LossService:
 
         return guarded
 
-    def _unserved_stream(self, rpc: str) -> Any:
-        async def refuse(_messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-            await _unserved(rpc)(b"", context)
-            yield b""  # never reached; makes this the async generator that gRPC expects
-
-        return self._guarded_stream(refuse)
-
 
 def _deadline(context: Context) -> float | None:
     """When the answer is of no use, in the event loop's time; None for never."""
@@ -161,13 +166,6 @@ def _at_end(context: Context, action: Callable[[], None]) -> None:
     """
     done: Any = lambda _context: action()  # noqa: E731 -- typed wrongly in gRPC's stubs
     context.add_done_callback(done)
-
-
-def _unserved(rpc: str) -> Unary:
-    async def refuse(_payload: bytes, _context: Context) -> bytes:
-        raise Unsupported(f"{rpc}: this server does not serve this RPC yet; use Compute")
-
-    return refuse
 
 
 async def _abort(context: Context, error: RequestFailed) -> None:
@@ -187,8 +185,4 @@ async def _abort(context: Context, error: RequestFailed) -> None:
 
 
 async def _abort_incident(context: Context, error: Exception) -> None:
-    incident = uuid.uuid4().hex[:12]
-    structlog.get_logger().error("incident", incident=incident, exc_info=error)
-    await context.abort(
-        grpc.StatusCode.INTERNAL, f"the server failed; its log has the cause under {incident}"
-    )
+    await context.abort(grpc.StatusCode.INTERNAL, incidents.report(error))

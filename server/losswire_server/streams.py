@@ -18,7 +18,7 @@ from losswire_proto.losses import SequenceLoss
 from losswire_proto.rules import Spec
 from losswire_server.engine.weighting import reduce, reduced, weigh
 from losswire_server.errors import InvalidRequest
-from losswire_server.requests import Block, LossRequest
+from losswire_server.requests import UNKNOWN, Block, LossRequest
 from losswire_server.rows import LabelGradient, LabelTable, LossSum
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ class Stream:
             sample_weight=None,
             pos_weight=pos_weight,
             block=Block(span.start, weighting, table, self._label_gradient),
+            form=UNKNOWN,
         )
 
     def take(self, result: LossResult) -> None:

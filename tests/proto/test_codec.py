@@ -140,12 +140,12 @@ def written():
     whole = pb.ComputeRequest(options={"axis": 3})
     for name, array in ARRAYS.items():
         getattr(whole, name).CopyFrom(tensors.encode(name, array))
-    yield tensors.write(request, ARRAYS, {}), whole
+    yield tensors.write(pb.ComputeRequest, request.SerializeToString(), ARRAYS, {}), whole
     outputs = {"loss": np.float64(2).reshape(()), "grad_logits": ARRAYS["logits"]}
     response = pb.ComputeResponse()
     for name, array in outputs.items():
         getattr(response, name).CopyFrom(tensors.encode(name, array))
-    yield tensors.write(pb.ComputeResponse(), outputs, {}), response
+    yield tensors.write(pb.ComputeResponse, b"", outputs, {}), response
     for kind, number, head, names in (
         (pb.ComputeStreamRequest, 2, pb.RowBlock(first_row=300, rows=9), ("labels", "logits")),
         (pb.ComputeStreamResponse, 1, pb.ResultBlock(rows=2**40), ("per_example", "grad_logits")),
@@ -240,7 +240,7 @@ def test_every_tensor_of_a_request_lies_aligned(sizes, number, ignore_index):
     if ignore_index is not None:
         message.options.softmax_cross_entropy.ignore_index = ignore_index
     with mock.patch.object(codec, "SMALLEST_CUT", FEW):
-        payload = tensors.write(message, arrays, {})
+        payload = tensors.write(type(message), message.SerializeToString(), arrays, {})
         parsed, views = codec.parse(pb.ComputeRequest, payload)
         for name, array in arrays.items():
             back = tensors.decode_field(name, parsed, name, views)
@@ -267,7 +267,7 @@ def test_elements_anywhere_are_read(dtype):
 
 def test_elements_that_lie_well_are_not_copied():
     """An array that was read looks into the payload, and cannot be written."""
-    payload = tensors.write(pb.ComputeRequest(), {"logits": ARRAYS["logits"]}, {})
+    payload = tensors.write(pb.ComputeRequest, b"", {"logits": ARRAYS["logits"]}, {})
     message, views = codec.parse(pb.ComputeRequest, payload)
     back = tensors.decode_field("logits", message, "logits", views)
     assert np.shares_memory(back, np.frombuffer(payload, np.uint8))

@@ -19,6 +19,7 @@ from losswire_proto import dtypes
 from losswire_server.engine import tiles
 from losswire_server.engine.kernels import KERNELS
 from losswire_server.engine.operands import Operands
+from losswire_server.engine.stacks import stacks
 from losswire_server.engine.tiles import Scratch, Tile, Work
 from losswire_server.engine.weighting import reduce, weigh
 from losswire_server.requests import LossResult
@@ -36,6 +37,7 @@ class NumpyEngine:
     """Computes batches with NumPy on `threads` threads; None for one per usable core."""
 
     name = "numpy"
+    quick_bytes = 128 << 10
 
     def __init__(self, threads: int | None = None) -> None:
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -53,9 +55,10 @@ class NumpyEngine:
 
     def compute(self, requests: Sequence[LossRequest]) -> list[LossResult]:
         """Computes one batch; the requests share a batch key."""
-        works = [_work(request) for request in requests]
-        if not works:
+        if not requests:
             return []
+        together = stacks(requests)
+        works = [_work(stack.whole) for stack in together]
         pending = _Shared(tiles.cut(works))
         helpers = [
             self._pool.submit(self._compute_tiles, pending)
@@ -64,7 +67,10 @@ class NumpyEngine:
         self._compute_tiles(pending)
         for helper in helpers:
             helper.result()
-        return [_result(work) for work in works]
+        results: dict[int, LossResult] = {}
+        for stack, work in zip(together, works, strict=True):
+            results.update(zip(stack.places, stack.results(_result(work)), strict=True))
+        return [results[place] for place in range(len(requests))]
 
     def _compute_tiles(self, pending: _Shared) -> None:
         try:
@@ -206,6 +212,8 @@ def _compute_tile(tile: Tile, scratch: Scratch) -> None:
 def _store_rows(tile: Tile, results: RowResults) -> bool:
     """Weighs the losses and hands each piece its rows; whether any loss or scale is NaN."""
     for name, values in results.extras.items():
+        if values.dtype.kind == "f":
+            _has_nan(values)
         for piece, part in tiles.split(tile, values):
             piece.work.extras[name][piece.span] = part
     if results.loss is None:
@@ -214,9 +222,7 @@ def _store_rows(tile: Tile, results: RowResults) -> bool:
     weight = tiles.joined(tile, lambda weighting: weighting.weight)
     if not _is_one(weight):
         losses = losses * weight
-    is_nan = bool(np.isnan(losses.max(initial=-np.inf)))  # the largest of all is NaN if one is
-    if is_nan:
-        losses[np.isnan(losses)] = np.nan
+    is_nan = _has_nan(losses)
     tiles.blank(tile, losses, lambda weighting: weighting.no_loss)
     for piece, part in tiles.split(tile, losses):
         piece.work.per_example[piece.span] = part
@@ -226,6 +232,14 @@ def _store_rows(tile: Tile, results: RowResults) -> bool:
 def _is_one(weight: Array) -> bool:
     """Whether the weight is 1 for all rows, known from one of them."""
     return weight.strides == (0,) and weight.size > 0 and bool(weight[0] == 1.0)
+
+
+def _has_nan(rows: Array) -> bool:
+    """Whether there is NaN. All of it is made one: arithmetic's differs in sign."""
+    is_nan = bool(np.isnan(rows.max(initial=-np.inf)))  # the largest of all is NaN if one is
+    if is_nan:
+        rows[np.isnan(rows)] = np.nan
+    return is_nan
 
 
 def _labels(tile: Tile, buffer: Array) -> Array:

@@ -25,6 +25,10 @@ class Engine(Protocol):
     def device(self) -> str:
         """What it computes on, in words."""
 
+    @property
+    def quick_bytes(self) -> int:
+        """Bytes of a batch that is computed sooner than another thread starts on it; 0 for none."""
+
     def compute(self, requests: Sequence[LossRequest]) -> list[LossResult]:
         """Computes one batch. The requests share a batch key; the results are in their order."""
 

@@ -48,7 +48,10 @@ def weigh(request: LossRequest) -> Weighting:
         return _weigh_sequences(request, call.loss, ids, weight)
     divisor = 1.0
     if call.reduction == "mean":
-        divisor = _divisor(request, ids, weight, ignored)
+        divisors = _divisors(request, ids, weight, ignored)
+        if request.parts > 1:
+            return _weigh_means(request, ids, weight, ignored, invalid, divisors)
+        divisor = float(divisors[0])
     if invalid is not None:
         weight[invalid] = np.nan
     scale = _all(np.nan, request.rows) if divisor == 0.0 else _divided(weight, divisor)
@@ -59,6 +62,31 @@ def weigh(request: LossRequest) -> Weighting:
     )
 
 
+def _weigh_means(
+    request: LossRequest,
+    ids: Int64s | None,
+    weight: Float64s,
+    ignored: Bools | None,
+    invalid: Bools | None,
+    divisors: Float64s,
+) -> Weighting:
+    """The same for means of several requests, each with its own divisor."""
+    if invalid is not None:
+        weight[invalid] = np.nan
+    is_empty = divisors == 0.0
+    with np.errstate(all="ignore"):
+        scale = weight.reshape(request.parts, -1) / divisors[:, None]
+    no_grad = ignored
+    if is_empty.any():
+        scale[is_empty] = np.nan
+        if request.call.empty_mean == "zero":
+            no_grad = _either(np.repeat(is_empty, scale.shape[1]), ignored)
+    is_nan = bool(is_empty.any())
+    return Weighting(
+        ids, weight, scale.reshape(-1), ignored, no_grad, divisors, is_scale_nan=is_nan
+    )
+
+
 def reduce(request: LossRequest, weighting: Weighting, per_example: Array) -> Array | None:
     """The reduced loss of a request, in the dtype of its losses; None for reduction "none"."""
     loss = request.call.loss
@@ -66,6 +94,8 @@ def reduce(request: LossRequest, weighting: Weighting, per_example: Array) -> Ar
         return _reduce_sequences(request, loss, weighting, per_example)
     if request.call.reduction == "none":
         return None
+    if request.parts > 1:
+        return _reduce_parts(request, weighting, per_example)
     total = LossSum()
     total.add(per_example)
     return reduced(request, weighting, total)
@@ -79,6 +109,23 @@ def reduced(request: LossRequest, weighting: Weighting, total: LossSum) -> Array
     with np.errstate(all="ignore"):
         mean = total.value() / weighting.divisor if weighting.divisor else np.nan
         return np.asarray(mean, dtype)
+
+
+def _reduce_parts(request: LossRequest, weighting: Weighting, per_example: Array) -> Array:
+    """The loss of each of several requests, summed in the order of `LossSum`.
+
+    They are small, so that a sum of theirs has one portion.
+    """
+    with np.errstate(all="ignore"):
+        sums = per_example.reshape(request.parts, -1).astype(np.float64).sum(axis=1)
+        means = sums[:, None].sum(axis=1) / weighting.divisor
+    if request.call.reduction == "mean":
+        empty = 0.0 if request.call.empty_mean == "zero" else np.nan
+        means[np.asarray(weighting.divisor) == 0.0] = empty
+    dtype = dtypes.compute_dtype(request.logits.dtype)
+    with np.errstate(all="ignore"):
+        losses: Array = means.astype(dtype)
+    return losses
 
 
 def _all(value: float, rows: int) -> Float64s:
@@ -107,20 +154,28 @@ def _sample_weight(request: LossRequest) -> Float64s:
     return np.broadcast_to(weight, request.example_shape).reshape(-1)
 
 
-def _divisor(
+def _divisors(
     request: LossRequest, ids: Int64s | None, weight: Float64s, ignored: Bools | None
-) -> float:
+) -> Float64s:
+    """What the mean of each part is divided by."""
+    size = float(request.rows // request.parts)
     match request.call.normalizer:
         case "valid":
-            return float(weight.size if ignored is None else weight.size - ignored.sum())
+            if ignored is not None:
+                counted: Float64s = size - ignored.reshape(request.parts, -1).sum(axis=1)
+                return counted
         case "weights":
             if request.class_weight is not None and ids is not None:
                 weight = weight * request.class_weight.astype(np.float64)[ids]
-            return _total(weight)
+            if request.parts == 1:
+                return np.asarray([_total(weight)])
+            sums: Float64s = weight.reshape(request.parts, -1).sum(axis=1)
+            return sums
         case "size":
-            return float(weight.size)
+            pass
         case value:
-            return float(value)
+            size = float(value)
+    return np.full(request.parts, size)
 
 
 def _sequence_axes(loss: SequenceLoss) -> tuple[int, ...]:
