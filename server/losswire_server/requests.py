@@ -121,7 +121,11 @@ class LossRequest:
 
     @property
     def batch_key(self) -> BatchKey:
-        """Requests with equal keys can be computed together."""
+        """Requests with equal keys can be computed together.
+
+        One whose results lie over its inputs shares no batch: where another of the batch fails, it
+        could not be computed again.
+        """
         weight = self.class_weight
         return (
             self.call.loss,
@@ -133,6 +137,7 @@ class LossRequest:
             self.pos_weight is None,
             self.call.grad_logits,
             self.call.grad_labels,
+            id(self) if self.is_in_place else None,
         )
 
 
