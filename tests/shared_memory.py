@@ -3,6 +3,8 @@
 import fcntl
 import mmap
 import os
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +13,8 @@ from losswire_proto.rules import Spec
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_proto.v1 import tensor_pb2
 
+LAYOUTS = ["ordinary", "region", "offset", "strided", "transposed"]
+PAGE = mmap.PAGESIZE
 PROOF = bytes(range(1, 33))
 
 
@@ -68,3 +72,47 @@ class SharedFile:
         tensor = tensors.describe("array", Spec.of(array))
         tensor.region.CopyFrom(self.slice(Spec.of(array), offset))
         return tensor
+
+
+def laid_out(client, array, layout):
+    """A copy of an array in memory of some kind."""
+    shape = array.shape
+    match layout:
+        case "ordinary":
+            made = np.empty(shape, array.dtype)
+        case "region":
+            made = client.empty(shape, array.dtype)
+        case "offset":
+            made = client.empty(array.size + 5, array.dtype)[3 : array.size + 3].reshape(shape)
+        case "strided":
+            made = client.empty((*shape, 2), array.dtype)[..., 1]
+        case "transposed":
+            made = client.empty(shape[::-1], array.dtype).T
+    made[...] = array
+    return made
+
+
+def is_in_region(client, array):
+    """Whether an array lies in memory that a client can share as it is."""
+    return client._paths.shared.regions.find(array) is not None
+
+
+def open_here():
+    """This process's files, by number and name, and its mappings of shared memory.
+
+    Without what gRPC and event loops open and close as they like.
+    """
+    files = {}
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one that lists them
+            files[link.name] = str(link.readlink())
+    passing = ("socket:", "pipe:", "anon_inode:[event")
+    files = {number: name for number, name in files.items() if not name.startswith(passing)}
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if "memfd" in line]
+    return files, len(mapped)
+
+
+async def opened(regions, file, size=None, **fields):
+    """The id of a file of this process."""
+    given = {"pid": os.getpid(), "fd": file.fd, "size": size or file.size, "proof": PROOF}
+    return await regions.open(**{**given, **fields})

@@ -39,6 +39,9 @@ MOST_REGIONS: Final = 256
 """Of one process: each takes a file descriptor and a mapping of the server."""
 
 RETRY_DELAY_MS: Final = 50
+_TRIES: Final = 10
+"""To make room, within `RETRY_DELAY_MS`."""
+
 _POPULATE_WRITE: Final = 23
 """MADV_POPULATE_WRITE of Linux 5.14, which Python has no name for."""
 
@@ -115,9 +118,9 @@ class Regions:
         owner.opening += 1
         try:
             file, memory = await asyncio.to_thread(_map, pid, fd, size, proof)
+            await self._room(owner, size)
             if self._owners.get(pid) is not owner:  # it has ended meanwhile
                 raise _refused()
-            self._make_room(owner, size)
             region_id = secrets.token_urlsafe(16)
             owner.regions[region_id] = self._by_id[region_id] = Region(pid, file, size, memory)
             return region_id
@@ -190,6 +193,17 @@ class Regions:
         for region_id in owner.regions:
             self._by_id.pop(region_id, None)
 
+    async def _room(self, owner: _Owner, size: int) -> None:
+        """Makes room; waits a little for calls that are ending.
+
+        One whose reply has arrived may use its regions for another moment.
+        """
+        for _ in range(_TRIES - 1):
+            with suppress(Overloaded):
+                return self._make_room(owner, size)
+            await asyncio.sleep(RETRY_DELAY_MS / 1000 / _TRIES)
+        return self._make_room(owner, size)
+
     def _make_room(self, owner: _Owner, size: int) -> None:
         """Lets the least recently used regions go that no call is using."""
         for region_id, region in list(owner.regions.items()):
@@ -197,7 +211,8 @@ class Regions:
                 break
             with suppress(BufferError):  # a call looks into it
                 region.memory.close()
-                del owner.regions[region_id], self._by_id[region_id]
+                del owner.regions[region_id]
+                self._by_id.pop(region_id, None)  # the process may have ended
         if owner.nbytes + size > self._limit:
             raise Overloaded(
                 f"size_bytes: calls are using {owner.nbytes} of {self._limit} bytes"
