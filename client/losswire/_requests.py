@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
+
 from losswire._arrays import as_labels, as_logits, as_weight, names, plain
 from losswire._calls import Plan, Unary
 from losswire._errors import InvalidInput
@@ -128,6 +130,8 @@ def _asked(
     rules.check_weights(call, spec, axis, given)
     advice.consider(call, axis, array, target)
     overwritten = _overwritten(call, logits, array) if is_overwritten else None
+    if overwritten is not None and target is not None and _is_crossed(overwritten, target):
+        target = target.copy()
     return Asked(call, array, axis, target, reading, given, overwritten)
 
 
@@ -138,6 +142,13 @@ def _overwritten(call: LossCall, given: Any, array: Array) -> Array:
         raise InvalidField("overwrite_logits", allowed, "True")
     taken: Array = array
     return taken
+
+
+def _is_crossed(overwritten: Array, labels: Array) -> bool:
+    """Whether some rows of the gradient lie over other rows of the labels, not sent by then."""
+    one, other = (each.__array_interface__ for each in (overwritten, labels))
+    is_same = all(one[key] == other[key] for key in ("data", "shape", "strides", "typestr"))
+    return not is_same and np.may_share_memory(overwritten, labels)
 
 
 def server_info() -> Plan[ServerInfo]:
