@@ -135,3 +135,11 @@ def _labels(draw, random, loss, shape, axis):
     if reading == "distribution" and draw(st.booleans()):
         own = tuple(n if draw(st.booleans()) else 1 for n in shape)[draw(st.integers(0, 1)) :]
     return random.random(own).astype(draw(st.sampled_from(DTYPES)))
+
+
+def large(dtype, shape=(700, 500)):
+    """Logits of a few hundred kilobytes, with ids and labels for them."""
+    random = np.random.default_rng(7)
+    logits = random.normal(size=shape).astype(dtype)
+    soft = random.dirichlet(np.ones(shape[-1]), shape[:-1]).astype(dtype)
+    return logits, random.integers(0, shape[-1], shape[:-1]), soft

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from losswire._errors import InvalidInput
+from losswire._errors import InvalidInput, ServerBusy
 from losswire._inline import inline
 from losswire._results import loss_result
 from losswire._shared import CannotShare, SharedMemory
@@ -60,7 +60,8 @@ class Paths:
         try:
             return (yield from self.shared.compute(asked))
         except CannotShare as error:
-            raise InvalidInput(f"transport: 'shared' cannot be used: {error}") from error
+            kind = ServerBusy if error.is_passing else InvalidInput
+            raise kind(f"transport: 'shared' cannot be used: {error}") from error
 
     def _large(self, asked: Asked) -> Plan[Outputs]:
         try:
