@@ -1,11 +1,13 @@
 """What tests share: a real server in a child process, and clients of it."""
 
+import gc
 import os
 
 import pytest
 
 import losswire
 from losswire_server import LocalServer
+from shared_memory import open_here
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,3 +29,13 @@ def client(server):
     """A synchronous client of `server`."""
     with losswire.Client(server.target) as connected:
         yield connected
+
+
+@pytest.fixture
+def nothing_is_left():
+    """Whatever was announced, refused or killed: no descriptor and no mapping stays."""
+    gc.collect()
+    before = open_here()
+    yield
+    gc.collect()
+    assert open_here() == before

@@ -200,7 +200,8 @@ class BaseClient:
                 metadata = self._connection.metadata
                 calls.append(method.future(closing(region_id), timeout=1.0, metadata=metadata))
         for call in calls:
-            call.exception()  # waited for; whatever it is
+            with suppress(grpc.FutureCancelledError):  # another thread closes the channel, too
+                call.exception()  # waited for; whatever it is
 
     def _closed(self) -> LosswireError:
         return ServerError(f"{self.target}: the client was closed", grpc.StatusCode.CANCELLED)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from losswire._errors import InvalidInput
+from losswire._errors import InvalidInput, ServerBusy
 from losswire._inline import inline, joined
 from losswire._replies import ReplyReader
 from losswire._results import loss_result
@@ -77,7 +77,8 @@ class Paths:
         try:
             return (yield from self.shared.compute(asked))
         except CannotShare as error:
-            raise InvalidInput(f"transport: 'shared' cannot be used: {error}") from error
+            kind = ServerBusy if error.is_passing else InvalidInput
+            raise kind(f"transport: 'shared' cannot be used: {error}") from error
 
     def _large(self, asked: Asked) -> Plan[Outputs]:
         try:

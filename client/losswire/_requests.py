@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+import numpy as np
+
 from losswire._arrays import as_labels, as_logits, as_weight, names, plain
 from losswire._calls import Plan, Unary
 from losswire._errors import InvalidInput
@@ -22,8 +24,6 @@ from losswire_proto.rules import InvalidField, Spec
 from losswire_proto.v1 import loss_service_pb2 as pb
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from losswire._advice import Advice
     from losswire_proto.dtypes import Array
     from losswire_proto.losses import Loss
@@ -139,6 +139,8 @@ def _asked(
     advice.consider(call, axis, array, target)
     is_overwritten = options.get("overwrite_logits", False)
     overwritten = _overwritten(call, logits, array) if is_overwritten else None
+    if overwritten is not None and target is not None and _is_crossed(overwritten, target):
+        target = target.copy()
     return Asked(call, known.options, array, axis, target, reading, given, overwritten)
 
 
@@ -149,6 +151,13 @@ def _overwritten(call: LossCall, given: Any, array: Array) -> Array:
         raise InvalidField("overwrite_logits", allowed, "True")
     taken: Array = array
     return taken
+
+
+def _is_crossed(overwritten: Array, labels: Array) -> bool:
+    """Whether some rows of the gradient lie over other rows of the labels, not sent by then."""
+    one, other = (each.__array_interface__ for each in (overwritten, labels))
+    is_same = all(one[key] == other[key] for key in ("data", "shape", "strides", "typestr"))
+    return not is_same and np.may_share_memory(overwritten, labels)
 
 
 def server_info() -> Plan[ServerInfo]:

@@ -7,6 +7,8 @@ array in the region itself.
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,9 +34,20 @@ if TYPE_CHECKING:
 INLINE_BYTES: Final = 128 << 10
 """Tensors besides the logits that are smaller travel in the message."""
 
+_TRIES: Final = 3
+"""Of a call whose regions the server does not know: it, too, may need the room for other calls."""
+
 
 class CannotShare(Exception):  # noqa: N818 -- another path will do
-    """Client and server share no memory; the message says why."""
+    """Client and server share no memory; the message says why.
+
+    Attributes:
+        is_passing: whether another try may succeed.
+    """
+
+    def __init__(self, message: str, *, is_passing: bool = False) -> None:
+        super().__init__(message)
+        self.is_passing = is_passing
 
 
 class SharedMemory:
@@ -44,6 +57,7 @@ class SharedMemory:
         self.regions = Regions()
         self._obstacle: str | None = None if _regions.IS_POSSIBLE else "this platform has no memfd"
         self._is_asked = False
+        self._limit = 0
 
     def empty(self, shape: Any, dtype: Any) -> Array:
         """An array in a region, or where it cannot be, one like any other.
@@ -57,9 +71,11 @@ class SharedMemory:
         except (TypeError, ValueError) as error:
             allowed = "shape, dtype: expected lengths >= 0 and a NumPy dtype"
             raise InvalidInput(f"{allowed}, received {shape!r}, {dtype!r}") from error
-        if self._obstacle is not None or spec.nbytes < INLINE_BYTES:
-            return np.empty(spec.shape, spec.dtype)
-        return self.regions.empty(spec.shape, spec.dtype)
+        is_small = spec.nbytes < INLINE_BYTES
+        if self._obstacle is None and not is_small and not spec.dtype.hasobject:
+            with suppress(OSError):
+                return self.regions.empty(spec.shape, spec.dtype)
+        return np.empty(spec.shape, spec.dtype)
 
     def compute(self, asked: Asked) -> Plan[Outputs]:
         """Asks for one loss over tensors in shared memory.
@@ -68,7 +84,7 @@ class SharedMemory:
             CannotShare: they cannot be.
         """
         yield from self._ask_server()
-        placed = _Placed(asked, self.regions)
+        placed = _Placed(asked, self.regions, self._limit)
         try:
             reply = yield from self._send(placed)
         except BaseException:
@@ -83,7 +99,8 @@ class SharedMemory:
         if not self._is_asked and self._obstacle is None:
             reply = yield Unary("GetServerInfo", pb.GetServerInfoRequest().SerializeToString())
             info = pb.GetServerInfoResponse.FromString(reply)
-            if not info.limits.max_region_bytes:
+            self._limit = info.limits.max_region_bytes
+            if not self._limit:
                 self._obstacle = "the server shares no memory"
             elif (info.host.boot_id, info.host.pid_namespace) != _host():
                 self._obstacle = "the server is on another host or in another container"
@@ -92,31 +109,34 @@ class SharedMemory:
             raise CannotShare(self._obstacle)
 
     def _send(self, placed: _Placed) -> Plan[bytes]:
-        yield from self._announce(placed)
-        try:
-            reply: bytes = yield Unary("Compute", placed.request_bytes())
-        except ServerError as error:
-            if error.code is not grpc.StatusCode.NOT_FOUND:
-                raise
-            # Another server by now, or one that needed the room: nothing was computed.
-            for region in placed.regions:
-                region.id = None
+        for _ in range(_TRIES):
             yield from self._announce(placed)
-            reply = yield Unary("Compute", placed.request_bytes())
-        return reply
+            try:
+                reply: bytes = yield Unary("Compute", placed.request_bytes())
+            except ServerError as error:
+                if error.code is not grpc.StatusCode.NOT_FOUND:
+                    raise
+                # Another server by now, or one that needed the room: nothing was computed.
+                placed.forget()
+            else:
+                return reply
+        raise CannotShare("the server has no room for the regions of all calls", is_passing=True)
 
     def _announce(self, placed: _Placed) -> Plan[None]:
         """Tells the server of the regions that it does not know."""
         for region in placed.regions:
-            if region.id is not None:
-                continue
-            try:
-                reply = yield Unary("OpenRegion", region.announcement())
-            except (PermissionDenied, InvalidInput, ServerBusy, ServerError) as error:
-                if not isinstance(error, ServerBusy):
+            region_id = region.id
+            if region_id is None:
+                try:
+                    reply = yield Unary("OpenRegion", region.announcement())
+                except ServerBusy as error:
+                    raise CannotShare(str(error), is_passing=True) from error
+                except (PermissionDenied, InvalidInput, ServerError) as error:
                     self._obstacle = str(error)
-                raise CannotShare(str(error)) from error
-            region.id = pb.OpenRegionResponse.FromString(reply).region_id
+                    raise CannotShare(str(error)) from error
+                opened = pb.OpenRegionResponse.FromString(reply).region_id
+                region_id = self.regions.announced(region, opened)
+            placed.ids[region] = region_id
 
     def _tidy(self) -> Plan[None]:
         """Tells the server of regions that are not kept."""
@@ -132,22 +152,37 @@ def closing(region_id: str) -> bytes:
     return pb.CloseRegionRequest(region_id=region_id).SerializeToString()
 
 
-def _host() -> tuple[str, int]:
-    """What tells this host and pid namespace from others."""
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return boot_id, Path("/proc/self/ns/pid").stat().st_ino
+def _host() -> tuple[str, int] | None:
+    """What tells this host and pid namespace from others; None where nothing does."""
+    try:
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return boot_id, Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return None
 
 
 class _Placed:
     """A request with its large tensors, and those of its results, in regions.
 
+    Args:
+        asked: the request.
+        regions: of the client.
+        limit: bytes of regions that the server allows.
+
     Attributes:
         regions: all that it uses.
+        ids: what the server calls them. Another thread may announce a region once more meanwhile;
+            within one request it has one name, so that the server sees what overlaps.
+
+    Raises:
+        CannotShare: there is no room.
     """
 
-    def __init__(self, asked: Asked, regions: Regions) -> None:
+    def __init__(self, asked: Asked, regions: Regions, limit: int) -> None:
         self._asked = asked
         self._regions = regions
+        self._room = limit
+        self.ids: dict[Region, str] = {}
         self._inline: dict[str, Array] = {}
         self._inputs: dict[str, Array] = {}
         self._results: dict[str, Array] = {}
@@ -183,32 +218,41 @@ class _Placed:
             getattr(message, name).CopyFrom(tensors.encode(names.get(name, name), array))
         for name, array in self._inputs.items():
             tensor = tensors.describe(names.get(name, name), Spec.of(array))
-            tensor.region.CopyFrom(_slice(array))
+            tensor.region.CopyFrom(self._slice(array))
             getattr(message, name).CopyFrom(tensor)
         for name, array in self._results.items():
-            getattr(message.destinations, name).CopyFrom(_slice(array))
+            getattr(message.destinations, name).CopyFrom(self._slice(array))
         return message.SerializeToString()
 
     def outputs(self, reply: bytes) -> Outputs:
         """The results, those in regions where they are."""
-        outputs = parse(reply, self._asked) | self._results
+        outputs = parse(reply, self._asked)
+        is_crowded = self._regions.is_crowded
+        for name, array in self._results.items():
+            outputs[name] = array.copy() if is_crowded else array
         overwritten = self._asked.overwritten
         if overwritten is not None:
-            if outputs["grad_logits"] is not overwritten:
-                np.copyto(overwritten, outputs["grad_logits"])
+            if self._results["grad_logits"] is not overwritten:
+                np.copyto(overwritten, self._results["grad_logits"])
             outputs["grad_logits"] = overwritten
         return outputs
 
     def spoil(self) -> None:
         """Keeps memory that the server may still write to from being used for anything else."""
         for array in self._results.values():
-            found = _regions.find(array)
+            found = self._regions.find(array)
             if found is not None:
                 found[0].is_reusable = False
 
+    def forget(self) -> None:
+        """Has the regions announced again: the server does not know them by their ids."""
+        for region, region_id in self.ids.items():
+            if region.id == region_id:
+                region.id = None
+
     def _in_region(self, array: Array) -> Array:
         """The array itself where it lies in a region, else a copy that does."""
-        found = _regions.find(array)
+        found = self._regions.find(array)
         if found is not None:
             self._use(found[0])
             return array
@@ -224,20 +268,33 @@ class _Placed:
         return mine
 
     def _fresh(self, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
-        array = self._regions.empty(shape, dtype)
-        found = _regions.find(array)
+        if math.prod(shape) * dtype.itemsize > self._room:
+            raise self._no_room()
+        try:
+            array = self._regions.empty(shape, dtype)
+        except OSError as error:
+            raise CannotShare(f"no memory to share: {error}", is_passing=True) from error
+        found = self._regions.find(array)
         if found is not None:
             self._use(found[0])
         return array
 
     def _use(self, region: Region) -> None:
-        if region not in self.regions:
-            self.regions.append(region)
+        if region in self.regions:
+            return
+        self._room -= region.size
+        if self._room < 0:
+            raise self._no_room()
+        self.regions.append(region)
 
+    def _no_room(self) -> CannotShare:
+        return CannotShare("the tensors are larger than what the server shares (max_region_bytes)")
 
-def _slice(array: Array) -> tensor_pb2.RegionSlice:
-    found = _regions.find(array)
-    if found is None or found[0].id is None:
-        raise RuntimeError("an array of a region that is not announced")
-    region, offset = found
-    return tensor_pb2.RegionSlice(region_id=region.id, offset=offset, length=array.nbytes)
+    def _slice(self, array: Array) -> tensor_pb2.RegionSlice:
+        found = self._regions.find(array)
+        if found is None:
+            raise RuntimeError("an array that lies in no region")
+        region, offset = found
+        return tensor_pb2.RegionSlice(
+            region_id=self.ids[region], offset=offset, length=array.nbytes
+        )

@@ -17,7 +17,7 @@ from losswire_proto.rules import InvalidField, Spec
 if TYPE_CHECKING:
     from losswire_proto.v1 import loss_service_pb2 as pb
     from losswire_proto.v1 import tensor_pb2
-    from losswire_server.regions import Regions
+    from losswire_server.regions import FileId, Regions
     from losswire_server.requests import LossRequest
 
 _ALIGNMENT: Final = 8
@@ -25,20 +25,21 @@ _ALIGNMENT: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """Bytes of a region, and what lies in them."""
+    """Bytes of shared memory, and what lies in them."""
 
-    region_id: str
+    file: FileId
     start: int
     stop: int
     spec: Spec
 
     @classmethod
-    def of(cls, message: tensor_pb2.RegionSlice, spec: Spec) -> _Slice:
-        return cls(message.region_id, message.offset, message.offset + message.length, spec)
+    def of(cls, message: tensor_pb2.RegionSlice, spec: Spec, regions: Regions) -> _Slice:
+        # Not by the region's id: the same memory may have been announced twice.
+        file = regions.file_of(message.region_id)
+        return cls(file, message.offset, message.offset + message.length, spec)
 
     def overlaps(self, other: _Slice) -> bool:
-        same_region = self.region_id == other.region_id
-        return same_region and self.start < other.stop and other.start < self.stop
+        return self.file == other.file and max(self.start, other.start) < min(self.stop, other.stop)
 
 
 def place(message: pb.ComputeRequest, request: LossRequest, regions: Regions) -> LossRequest:
@@ -59,18 +60,19 @@ def place(message: pb.ComputeRequest, request: LossRequest, regions: Regions) ->
         if region.length != spec.nbytes or region.offset % _ALIGNMENT:
             allowed = f"{spec.nbytes} bytes for {spec}, at a multiple of {_ALIGNMENT}"
             raise InvalidField(where, allowed, f"{region.length} bytes at {region.offset}")
-        mine = _Slice.of(region, spec)
+        memory = regions.find(where, region.region_id, region.offset, region.length)
+        mine = _Slice.of(region, spec, regions)
         for other, slice_ in taken.items():
             if mine.overlaps(slice_):
                 raise InvalidField(where, f"no overlap with destinations.{other}", "one")
         taken[name] = mine
-        memory = regions.find(where, region.region_id, region.offset, region.length)
         arrays[name] = np.frombuffer(memory, spec.dtype).reshape(spec.shape)
-    return _without_overlap(message, replace(request, destinations=arrays), list(taken.values()))
+    request = replace(request, destinations=arrays)
+    return _without_overlap(message, request, list(taken.values()), regions)
 
 
 def _without_overlap(
-    message: pb.ComputeRequest, request: LossRequest, taken: list[_Slice]
+    message: pb.ComputeRequest, request: LossRequest, taken: list[_Slice], regions: Regions
 ) -> LossRequest:
     """The request with inputs that the engine can read while it writes results.
 
@@ -80,9 +82,10 @@ def _without_overlap(
     is_in_place, mapped_bytes = False, 0
     for name, array in (("logits", request.logits), ("labels", request.labels)):
         tensor = getattr(message, name)
-        if array is None or not tensor.HasField("region"):
+        # An array that owns its memory has been copied before: ids, and what is not aligned.
+        if array is None or array.flags.owndata or not tensor.HasField("region"):
             continue
-        mine = _Slice.of(tensor.region, Spec.of(array))
+        mine = _Slice.of(tensor.region, Spec.of(array), regions)
         touched = [each for each in taken if mine.overlaps(each)]
         if any(each != mine for each in touched):
             copied: dict[str, Any] = {name: array.copy()}

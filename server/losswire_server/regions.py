@@ -1,34 +1,57 @@
 """Shared memory: regions that clients on this host own and the server looks into.
 
 In: a process and one of its open files. Out: memory to read from and to write to, as long as both
-live. What is announced is checked before it is mapped: the file is memory that cannot shrink (a
-client that cut it off could otherwise kill the server), and it begins with a proof that whoever
-announced it can read it. A region is let go when it is closed, when its process ends, or for
-another region of the same process that there is no room for; calls on it keep the mapping until
-they are done.
+live. What is announced is checked before it is mapped: it begins with a proof that whoever
+announced it can read it, without which nothing is told of it, and it is memory that cannot shrink
+(a client that cut it off could otherwise kill the server). A region is let go when it is closed,
+when its process ends, or for another region of the same process that there is no room for; calls
+on it keep the mapping until they are done.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import hmac
 import mmap
 import os
+import resource
 import secrets
 import stat
+import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
-from losswire_server.errors import InvalidRequest, NotAllowed, Overloaded, UnknownRegion
+from losswire_server.errors import (
+    InvalidRequest,
+    NotAllowed,
+    Overloaded,
+    RequestFailed,
+    UnknownRegion,
+)
 
 PROOF_BYTES: Final = 32
 """At the start of a region: random bytes that OpenRegion repeats."""
 
+MOST_REGIONS: Final = 256
+"""Of one process: each takes a file descriptor and a mapping of the server."""
+
 RETRY_DELAY_MS: Final = 50
+_TRIES: Final = 10
+"""To make room, within `RETRY_DELAY_MS`."""
+
 _POPULATE_WRITE: Final = 23
 """MADV_POPULATE_WRITE of Linux 5.14, which Python has no name for."""
+
+_POPULATED_BYTES: Final = 16 << 20
+"""At once: Python keeps the interpreter's lock meanwhile."""
+
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+FileId: TypeAlias = tuple[int, int]
+"""Device and inode: what two regions share that are one and the same memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +59,7 @@ class Region:
     """Memory of a client, mapped here; unmapped when nobody refers to it any more."""
 
     pid: int
+    file: FileId
     size: int
     memory: mmap.mmap
 
@@ -64,6 +88,9 @@ class Regions:
         self._limit = max_region_bytes
         self._owners: dict[int, _Owner] = {}
         self._by_id: dict[str, Region] = {}
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        # The other half is for connections.
+        self._most = sys.maxsize if files == resource.RLIM_INFINITY else files // 2
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -79,7 +106,8 @@ class Regions:
         Raises:
             NotAllowed: no such file that this server may open, or the proof is wrong.
             InvalidRequest: it is not such memory, or larger than a process may share.
-            Overloaded: calls are using all that the process may share.
+            Overloaded: calls are using all that the process may share, or the server has no file
+                descriptors or address space left.
         """
         if not 0 < size <= self._limit:
             raise InvalidRequest(
@@ -89,12 +117,12 @@ class Regions:
         owner = self._owners.get(pid) or self._watch(pid)
         owner.opening += 1
         try:
-            memory = await asyncio.to_thread(_map, pid, fd, size, proof)
+            file, memory = await asyncio.to_thread(_map, pid, fd, size, proof)
+            await self._room(owner, size)
             if self._owners.get(pid) is not owner:  # it has ended meanwhile
                 raise _refused()
-            self._make_room(owner, size)
             region_id = secrets.token_urlsafe(16)
-            owner.regions[region_id] = self._by_id[region_id] = Region(pid, size, memory)
+            owner.regions[region_id] = self._by_id[region_id] = Region(pid, file, size, memory)
             return region_id
         finally:
             owner.opening -= 1
@@ -108,9 +136,7 @@ class Regions:
         """
         region = self._by_id.pop(region_id, None)
         if region is None:
-            raise UnknownRegion(
-                f"region_id: expected the id of an open region, received {region_id!r}"
-            )
+            raise _unknown("region_id", region_id)
         del self._owners[region.pid].regions[region_id]
         self._forget_idle(region.pid)
 
@@ -128,9 +154,7 @@ class Regions:
         """
         region = self._by_id.get(region_id)
         if region is None:
-            raise UnknownRegion(
-                f"{where}: expected the id of an open region, received {region_id!r}"
-            )
+            raise _unknown(where, region_id)
         if offset + length > region.size:
             raise InvalidRequest(
                 f"{where}: expected offset + length within the region's {region.size} bytes,"
@@ -140,12 +164,18 @@ class Regions:
         owned[region_id] = owned.pop(region_id)  # now the most recently used
         return memoryview(region.memory)[offset : offset + length]
 
+    def file_of(self, region_id: str) -> FileId:
+        """What memory an open region is: the same for two that were made of one file."""
+        return self._by_id[region_id].file
+
     def _watch(self, pid: int) -> _Owner:
         """Begins to share memory with a process, until it ends."""
         try:
             pidfd = os.pidfd_open(pid)
-        except (OSError, OverflowError) as error:
+        except OverflowError as error:
             raise _refused() from error
+        except OSError as error:
+            raise _failed(error) from error
         asyncio.get_running_loop().add_reader(pidfd, self._forget, pid)
         owner = self._owners[pid] = _Owner(pidfd)
         return owner
@@ -163,52 +193,84 @@ class Regions:
         for region_id in owner.regions:
             self._by_id.pop(region_id, None)
 
+    async def _room(self, owner: _Owner, size: int) -> None:
+        """Makes room; waits a little for calls that are ending.
+
+        One whose reply has arrived may use its regions for another moment.
+        """
+        for _ in range(_TRIES - 1):
+            with suppress(Overloaded):
+                return self._make_room(owner, size)
+            await asyncio.sleep(RETRY_DELAY_MS / 1000 / _TRIES)
+        return self._make_room(owner, size)
+
     def _make_room(self, owner: _Owner, size: int) -> None:
         """Lets the least recently used regions go that no call is using."""
         for region_id, region in list(owner.regions.items()):
-            if owner.nbytes + size <= self._limit:
-                return
+            if owner.nbytes + size <= self._limit and len(owner.regions) < MOST_REGIONS:
+                break
             with suppress(BufferError):  # a call looks into it
                 region.memory.close()
-                del owner.regions[region_id], self._by_id[region_id]
+                del owner.regions[region_id]
+                self._by_id.pop(region_id, None)  # the process may have ended
         if owner.nbytes + size > self._limit:
             raise Overloaded(
                 f"size_bytes: calls are using {owner.nbytes} of {self._limit} bytes"
                 f" (max_region_bytes), {size} more were asked for",
                 RETRY_DELAY_MS,
             )
+        if len(owner.regions) >= MOST_REGIONS or len(self) >= self._most:
+            raise Overloaded(
+                "process_file: the server has no room for more regions", RETRY_DELAY_MS
+            )
 
 
-def _map(pid: int, fd: int, size: int, proof: bytes) -> mmap.mmap:
-    path = f"/proc/{pid}/fd/{fd}"
+def _map(pid: int, fd: int, size: int, proof: bytes) -> tuple[FileId, mmap.mmap]:
     try:
-        # Looked at first: to open a device can have effects, and a pipe could block.
-        is_file = stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 -- no path to speak of
-        file = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC) if is_file else None
+        file = _open(f"/proc/{pid}/fd/{fd}")
     except OSError as error:
-        raise _refused() from error
-    if file is None:
-        raise _refused()
+        raise _failed(error) from error
     try:
-        if not _seals(file) & fcntl.F_SEAL_SHRINK:
-            raise InvalidRequest(
-                "process_file: expected memory of memfd_create with F_SEAL_SHRINK,"
-                " received a file that may shrink"
-            )
-        length = os.fstat(file).st_size
-        if not PROOF_BYTES <= size <= length:
-            raise InvalidRequest(
-                f"size_bytes: expected {PROOF_BYTES} to the file's {length}, received {size}"
-            )
+        head = os.pread(file, PROOF_BYTES, 0)
+        if len(head) < PROOF_BYTES or not hmac.compare_digest(head, proof):
+            raise _refused()
+        _check(file, size)
         memory = mmap.mmap(file, size)
+        status = os.fstat(file)
+    except OSError as error:
+        raise _failed(error) from error
     finally:
         os.close(file)
-    if not hmac.compare_digest(memory[:PROOF_BYTES], proof):
-        memory.close()
-        raise _refused()
     with suppress(OSError):  # pages that are not mapped now will be when they are touched
-        memory.madvise(_POPULATE_WRITE)
-    return memory
+        for start in range(0, size, _POPULATED_BYTES):
+            memory.madvise(_POPULATE_WRITE, start, min(_POPULATED_BYTES, size - start))
+    return (status.st_dev, status.st_ino), memory
+
+
+def _open(path: str) -> int:
+    # Looked at first: to open a device can have effects, and a pipe could block.
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 -- no path to speak of
+        raise _refused()
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _check(file: int, size: int) -> None:
+    """Refuses memory that could be taken from under the server.
+
+    Raises:
+        InvalidRequest: says what is wrong, to one who has read the file.
+    """
+    # Pages of other sizes come from a pool that may be empty when they are touched.
+    if not _seals(file) & fcntl.F_SEAL_SHRINK or os.fstatvfs(file).f_bsize != mmap.PAGESIZE:
+        raise InvalidRequest(
+            "process_file: expected memory of memfd_create, in pages of the usual size and with"
+            " F_SEAL_SHRINK, received another file"
+        )
+    length = os.fstat(file).st_size
+    if not PROOF_BYTES <= size <= length:
+        raise InvalidRequest(
+            f"size_bytes: expected {PROOF_BYTES} to the file's {length}, received {size}"
+        )
 
 
 def _seals(file: int) -> int:
@@ -220,6 +282,13 @@ def _seals(file: int) -> int:
 
 def _unknown(where: str, region_id: str) -> UnknownRegion:
     return UnknownRegion(f"{where}: expected the id of an open region, received {region_id[:40]!r}")
+
+
+def _failed(error: OSError) -> RequestFailed:
+    """What the caller is told of a file that cannot be opened or mapped."""
+    if error.errno in _EXHAUSTED:
+        return Overloaded("process_file: the server has no room for more regions", RETRY_DELAY_MS)
+    return _refused()
 
 
 def _refused() -> NotAllowed:

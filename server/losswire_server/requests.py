@@ -143,11 +143,16 @@ class LossRequest:
 
     @property
     def batch_key(self) -> BatchKey:
-        """Requests with equal keys can be computed together."""
+        """Requests with equal keys can be computed together.
+
+        One whose results lie over its inputs shares no batch: where another of the batch fails, it
+        could not be computed again.
+        """
         weight = self.class_weight
-        if weight is None:
-            return self.form.batch_key
-        return (*self.form.batch_key, weight.dtype.name, weight.tobytes())
+        key = self.form.batch_key
+        if weight is not None:
+            key = (*key, weight.dtype.name, weight.tobytes())
+        return (*key, id(self)) if self.is_in_place else key
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,10 +15,10 @@ from losswire_server.requests import LossRequest
 ROOMY = BatchLimits(rows=1000, nbytes=1 << 30, wait_us=3600_000_000)
 
 
-def request_of(rows, classes=3):
+def request_of(rows, classes=3, **fields):
     """A request that can be told by its number of rows."""
     ids = np.zeros(rows, np.int64)
-    return LossRequest(LossCall(), np.zeros((rows, classes), np.float32), 1, ids, "ids")
+    return LossRequest(LossCall(), np.zeros((rows, classes), np.float32), 1, ids, "ids", **fields)
 
 
 def scenario(limits=ROOMY):
@@ -188,6 +188,23 @@ async def test_a_fault_stays_with_its_request(batcher, engine):
     with pytest.raises(RuntimeError, match="a fault of the engine"):
         await bad
     assert engine.batches == [[1], [2, 3, 4], [2], [3], [4]]
+
+
+@scenario()
+async def test_what_cannot_be_computed_twice_shares_no_batch(batcher, engine):
+    """A request whose results lie over its inputs is computed alone: no fault but its own."""
+    engine.failing = {3}
+    first = await submitted(batcher, 1)
+    await engine.entered()
+    (good,) = await submitted(batcher, 2)
+    in_place = asyncio.ensure_future(batcher.submit(request_of(4, is_in_place=True)))
+    (bad,) = await submitted(batcher, 3)
+    engine.release(5)
+    await asyncio.gather(*first, good, in_place)
+    with pytest.raises(RuntimeError, match="a fault of the engine"):
+        await bad
+    assert [4] in engine.batches
+    assert not any(4 in batch for batch in engine.batches if len(batch) > 1)
 
 
 @scenario()
