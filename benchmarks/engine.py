@@ -132,7 +132,7 @@ def each_loss(rounds: int) -> list[dict[str, object]]:
 def tile_sizes(rounds: int) -> list[dict[str, object]]:
     """The engine in process with several tile sizes, in ms."""
     engine, rows = NumpyEngine(), []
-    sizes = [1 << bits for bits in range(13, 20)]
+    sizes = [1 << bits for bits in range(13, 22)]
 
     def compute(request: LossRequest, size: int) -> None:
         tiles.TILE_ELEMENTS = size  # type: ignore[misc]  # the point of the exercise

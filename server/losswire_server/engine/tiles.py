@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from losswire_server.rows import LabelGradient, LabelTable, Weighting
 
 TILE_ELEMENTS: Final = 1 << 20
-"""Elements of a tile: 2 MiB of float32. Smaller tiles would stay in L2, but their many short calls
-hand the interpreter's lock to and fro, which costs more: 8192 x 1000 takes 148 ms in tiles of 8k
-elements, 25 ms in 64k, 10.1 in 256k, 7.9 in 512k; 512 x 32000 takes 15.4 in 512k and 21.5 in 256k,
-65536 x 10 takes 5.7 and 4.8 (2 cores, 1 MiB of L2 each; `benchmarks/engine.py --tiles`)."""
+"""Elements of a tile: 4 MiB of float32. Smaller tiles would stay in L2, but their many short calls
+hand the interpreter's lock to and fro, which costs more: 8192 x 1000 takes 23 ms in tiles of 64k
+elements, 8.5 in 256k, 6.9 in 512k and in 1M, 7.3 in 2M; 512 x 32000 takes 45, 16, 10.8, 9.9, 10.9;
+65536 x 10 takes 7.6, 3.3, 2.4, 2.0, 2.0 (2 cores of 1 MiB of L2; `benchmarks/engine.py --tiles`).
+One thread alone is fastest in the same ones, so their size does not follow the cache's."""
 
 PACKED_ELEMENTS: Final = 1 << 18
 """Elements up to which small requests share a tile. What is larger is cut, for several threads."""
