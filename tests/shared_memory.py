@@ -116,3 +116,22 @@ async def opened(regions, file, size=None, **fields):
     """The id of a file of this process."""
     given = {"pid": os.getpid(), "fd": file.fd, "size": size or file.size, "proof": PROOF}
     return await regions.open(**{**given, **fields})
+
+
+def held_by(pid, name="memfd:losswire"):
+    """Files and mappings of shared memory, and processes watched, that a process has."""
+    links = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            links.append(str(link.readlink()))
+    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return [each for each in (*links, *maps) if name in each or "pidfd" in each]
+
+
+def wait_until(condition, client):
+    """Polls by calls of a client, which go through the server's event loop."""
+    for _ in range(5000):
+        if condition():
+            return
+        client.server_info()
+    raise AssertionError("it never came")

@@ -61,7 +61,8 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
     - `empty_mean`: a mean whose divisor is zero: "nan", or "zero" for loss and gradient 0.
     - `gradients`: True for `grad_logits`, False for none, or some of ("logits", "labels").
     - `overwrite_logits`: True writes `grad_logits` over `logits`, a writable NumPy array, and
-      returns that array: no memory for the gradient.
+      returns that array: no memory for the gradient. After a call that failed, what it holds is
+      undefined.
     - `timeout`: seconds for this call; None for the client's.
 
     They return a `LossResult`, or a coroutine of one with `AsyncClient`, and raise `InvalidInput`
