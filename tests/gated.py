@@ -19,7 +19,7 @@ class GatedServer:
         regions: that clients share with it.
     """
 
-    name, device = "gated", "none"
+    name, device, quick_bytes = "gated", "none", 0
 
     def __init__(self):
         self._gate = threading.Event()
