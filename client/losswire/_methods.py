@@ -33,8 +33,8 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
         target: `host:port`, `unix:/path`, `dns:///name:port` or `ipv4:a:1,b:2`. Default: the
             environment's `LOSSWIRE_TARGET`, else `localhost:50051`.
         timeout: seconds that a call may take, unless it says otherwise.
-        transport: "auto" picks the path by size and place; the others force one. This version
-            has the path "inline" only.
+        transport: "auto" picks the path by size and place, and lets small calls that are in
+            flight together share messages; "inline" and "stream" force one.
         token: sent as a bearer token with each call.
         tls: True for the system's certificate authorities, a file of others (PEM), or gRPC's
             channel credentials. Default: no TLS.
