@@ -12,9 +12,9 @@ class HeldEngine:
     """An engine that computes nothing until it is let go, and notes what it was handed."""
 
     name = device = "held"
-    quick_bytes = 0
 
-    def __init__(self):
+    def __init__(self, quick_bytes=0):
+        self.quick_bytes = quick_bytes
         self.batches = []
         self.failing = set()
         self._entered = threading.Semaphore(0)

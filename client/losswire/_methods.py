@@ -38,9 +38,10 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
         target: `host:port`, `unix:/path`, `dns:///name:port` or `ipv4:a:1,b:2`. Default: the
             environment's `LOSSWIRE_TARGET`, else `localhost:50051`.
         timeout: seconds that a call may take, unless it says otherwise.
-        transport: "auto" picks the path by size and place: small tensors go "inline", in one
-            message; large ones through memory that is "shared" with a server on the same host, or
-            as a "stream" of blocks of rows. The others force one.
+        transport: "auto" picks the path by size and place: small calls that are in flight together
+            share messages, others go "inline", in one message; large tensors through memory that is
+            "shared" with a server on the same host, or as a "stream" of blocks of rows. The others
+            force one.
         token: sent as a bearer token with each call.
         tls: True for the system's certificate authorities, a file of others (PEM), or gRPC's
             channel credentials. Default: no TLS.

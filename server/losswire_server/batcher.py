@@ -4,9 +4,12 @@ In: admitted requests, each with the time its answer is due. Out: their results.
 cancelled or came too late is dropped before any computing.
 
 Requests with equal `batch_key` wait in one group. A batch leaves when the engine is idle, when it
-is full, or when its first request has waited `max_wait_us`: one deadline a batch, set by its first
-request and never restarted. An idle engine is never waited for. Everything here runs on the event
-loop; only `Engine.compute` runs on threads, `SLOTS` batches at a time.
+is full, when it is so large that company gains nothing, or when its first request has waited
+`max_wait_us`: one deadline a batch, set by its first request and never restarted. An idle engine is
+never waited for. What is so small that handing it to a thread would take longer than computing it
+is computed at once, together with all that has arrived; it waits only where `company` says that
+others are about to come. Everything here runs on the event loop; only `Engine.compute` of the
+larger batches runs on threads, `SLOTS` of them at a time.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
+from losswire_server.company import Company
 from losswire_server.errors import Expired
 
 if TYPE_CHECKING:
@@ -85,8 +89,8 @@ class _Group:
         self.rows = 0
         self.nbytes = 0
 
-    def __bool__(self) -> bool:
-        return bool(self._queue)
+    def __len__(self) -> int:
+        return len(self._queue)
 
     @property
     def first_arrival(self) -> float:
@@ -136,6 +140,7 @@ class Batcher:
         self._in_flight: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_dispatch_due = False
+        self._company = Company()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._log = structlog.get_logger()
 
@@ -209,12 +214,25 @@ class Batcher:
 
     def _dispatch_quick(self, now: float) -> None:
         """Computes what takes no longer than handing it to a thread, here and now."""
+        quick = self._quick_groups()
+        waiting = sum(len(group) for group in quick.values())
+        is_due = any(self._due(group) <= now for group in quick.values())
+        if not waiting or not (is_due or self._company.is_there(waiting)):
+            return
+        self._company.note(waiting)
+        for key in quick:
+            while key in self._groups:
+                self._compute_here(self._take(key, now))
+
+    def _quick_groups(self) -> dict[BatchKey, _Group]:
+        """The groups that are small enough, also all together."""
         left = self._engine.quick_bytes
-        for key, group in list(self._groups.items()):
+        quick: dict[BatchKey, _Group] = {}
+        for key, group in self._groups.items():
             if group.nbytes <= left:
                 left -= group.nbytes
-                while key in self._groups:
-                    self._compute_here(self._take(key, now))
+                quick[key] = group
+        return quick
 
     def _take(self, key: BatchKey, now: float) -> list[Waiting]:
         """The next batch of a group; a group that is empty then goes."""
@@ -229,14 +247,18 @@ class Batcher:
         self._dispatch()
 
     def _next_key(self, now: float) -> BatchKey | None:
-        """The group that has waited longest among those whose batch may leave."""
+        """The group that has waited longest among those whose batch may leave for a thread."""
+        quick = self._quick_groups()
         ready = (
             (group.first_arrival, key)
             for key, group in self._groups.items()
-            if not self._in_flight
-            or group.nbytes >= ENOUGH_BYTES
-            or self._due(group) <= now
-            or not self._limits.hold(group.rows, group.nbytes)
+            if key not in quick
+            and (
+                not self._in_flight
+                or group.nbytes >= ENOUGH_BYTES
+                or self._due(group) <= now
+                or not self._limits.hold(group.rows, group.nbytes)
+            )
         )
         return min(ready, key=lambda pair: pair[0], default=(0.0, None))[1]
 
@@ -248,8 +270,9 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._groups and len(self._in_flight) < SLOTS:
-            due = min(self._due(group) for group in self._groups.values())
+        waiting = self._groups if len(self._in_flight) < SLOTS else self._quick_groups()
+        if waiting:
+            due = min(self._due(group) for group in waiting.values())
             self._timer = asyncio.get_running_loop().call_at(due, self._dispatch)
 
     async def _run(self, batch: list[Waiting]) -> None:

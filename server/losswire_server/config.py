@@ -78,7 +78,7 @@ class ServerSettings(BaseSettings):
         Field(
             ge=0, le=1_000_000, description="longest wait for company; an idle server never waits"
         ),
-    ] = 200
+    ] = 1000
     drain_seconds: Annotated[
         float, Field(ge=0, description="on SIGTERM, time for calls in flight to finish")
     ] = 30.0

@@ -8,7 +8,7 @@ import pytest
 
 from held import HeldEngine
 from losswire_proto.losses import LossCall
-from losswire_server.batcher import SLOTS, Batcher, BatchLimits
+from losswire_server.batcher import ENOUGH_BYTES, SLOTS, Batcher, BatchLimits
 from losswire_server.errors import Expired
 from losswire_server.requests import LossRequest
 
@@ -21,13 +21,13 @@ def request_of(rows, classes=3, **fields):
     return LossRequest(LossCall(), np.zeros((rows, classes), np.float32), 1, ids, "ids", **fields)
 
 
-def scenario(limits=ROOMY):
+def scenario(limits=ROOMY, quick_bytes=0):
     """Runs a coroutine function with a batcher over a held engine."""
 
     def decorate(test):
         def run():
             async def play():
-                engine = HeldEngine()
+                engine = HeldEngine(quick_bytes)
                 batcher = Batcher(engine, limits)
                 try:
                     await test(batcher, engine)
@@ -216,3 +216,59 @@ async def test_an_answer_nobody_waits_for_harms_nothing(batcher, engine):
     tasks = await submitted(batcher, 2)
     engine.release(2)
     assert (await tasks[0]).per_example.shape == (2,)
+
+
+@scenario()
+async def test_a_large_group_waits_for_no_company(batcher, engine):
+    """With a slot free, a group that gains nothing from more leaves while another computes."""
+    first = await submitted(batcher, 1)
+    await engine.entered()
+    half = request_of(100, classes=ENOUGH_BYTES // 800)
+    assert half.nbytes < ENOUGH_BYTES <= 2 * half.nbytes
+    tasks = [asyncio.ensure_future(batcher.submit(half)) for _ in range(2)]
+    await engine.entered()
+    engine.release(2)
+    await asyncio.gather(*first, *tasks)
+    assert engine.batches == [[1], [100, 100]]
+
+
+@scenario(quick_bytes=1 << 20)
+async def test_what_is_quick_is_computed_at_once_and_together(batcher, engine):
+    """Small requests that have arrived leave as one batch, on no thread."""
+    engine.release(1)
+    await asyncio.gather(*await submitted(batcher, 2, 3, 4))
+    assert engine.batches == [[2, 3, 4]]
+
+
+@scenario(quick_bytes=1 << 20)
+async def test_quick_requests_wait_for_as_many_as_last_time(batcher, engine):
+    """After a batch of two, a single request waits for a second one, an hour if need be."""
+    engine.release(100)
+    await asyncio.gather(*await submitted(batcher, 1, 2))
+    first = await submitted(batcher, 3)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert engine.batches == [[1, 2]]
+    await asyncio.gather(*first, *await submitted(batcher, 4))
+    assert engine.batches == [[1, 2], [3, 4]]
+
+
+@scenario(BatchLimits(rows=1000, nbytes=1 << 30, wait_us=1000), quick_bytes=1 << 20)
+async def test_quick_requests_do_not_wait_longer_than_that(batcher, engine):
+    """A request whose company does not come leaves alone, and the next one at once."""
+    engine.release(100)
+    await asyncio.gather(*await submitted(batcher, 1, 2))
+    await asyncio.gather(*await submitted(batcher, 3))
+    assert engine.batches == [[1, 2], [3]]
+
+
+@scenario(quick_bytes=1 << 20)
+async def test_a_fault_of_a_quick_batch_stays_with_its_request(batcher, engine):
+    """What is computed at once is computed alone, too, when a batch fails."""
+    engine.failing = {3}
+    engine.release(100)
+    good, bad = await submitted(batcher, 2, 3)
+    assert (await good).per_example.shape == (2,)
+    with pytest.raises(RuntimeError, match="a fault of the engine"):
+        await bad
+    assert engine.batches == [[2, 3], [2], [3]]

@@ -132,11 +132,11 @@ def test_a_server_that_is_killed(tmp_path):
             os.kill(server.pid, signal.SIGSTOP)
             perform, begun, used = client._perform, threading.Event(), []
 
-            def tell(step, deadline):
-                if step.rpc == "Compute":
+            def tell(step, *others):
+                if getattr(step, "rpc", None) == "Compute":
                     used.extend(client._paths.shared.regions._all)
                     begun.set()
-                return perform(step, deadline)
+                return perform(step, *others)
 
             client._perform = tell
             thread, outcome = calling(client, array, ids)

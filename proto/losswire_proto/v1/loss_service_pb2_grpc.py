@@ -108,7 +108,9 @@ class LossServiceServicer(object):
     def ComputeMany(self, request_iterator, context):
         """Many independent requests on one stream, several per message, answered by id in any order.
         A request that fails is answered with its own error and harms no other; the stream itself
-        ends with one of the statuses above only when the connection or the protocol breaks.
+        ends with one of the statuses above only when the connection or the protocol breaks, and with
+        UNAVAILABLE when the server stops: what it had read by then is answered first. Requests
+        without an answer at the end of the stream may be sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
