@@ -214,6 +214,8 @@ def test_results_are_the_callers_own(server):
         results[0].loss[...] = 7
         for result in results[1:]:
             assert np.array_equal(result.grad_logits, expected)
+            result.grad_logits[...] = 8
+            result.per_example[...] = 8
         owned = client.softmax_cross_entropy(LOGITS.copy(), IDS, overwrite_logits=True)
         assert np.array_equal(owned.grad_logits, expected)
 
@@ -234,12 +236,15 @@ def test_large_calls_do_not_share(server):
 
 def test_calls_that_are_pending_together_share_messages(fake):
     """While as many are on their way, requests gather; answers are told by their ids."""
-    with losswire.Client(fake.target) as client:
+    with losswire.Client(fake.target, timeout=1000) as client:
         outcomes = started(client, 4)
         requests = fake.requests(4)
         assert len({request.id for request in requests}) == 4
-        for request in reversed(requests):
-            fake.refuse(request.id, 3, f"number {request.id}")
+        answers = [
+            pb.ManyResponse(id=each.id, error=pb.RequestError(code=3, message=f"number {each.id}"))
+            for each in reversed(requests)
+        ]
+        fake.replies.put(pb.ComputeManyResponse(responses=answers).SerializeToString())
         texts = {str(outcomes.get(timeout=30)) for _ in requests}
         assert texts == {f"number {request.id}" for request in requests}
 
