@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 _FRAME_BYTES: Final = 4 << 20
 """HTTP/2 frames and socket reads of this size carried tensors fastest of those measured."""
 
+_FLUSH_SECONDS: Final = 5.0
+"""The longest that the last replies may take to leave, once all calls are over."""
+
 
 async def serve(
     settings: ServerSettings, stop: asyncio.Event, on_ready: Callable[[str], None]
@@ -78,7 +81,8 @@ async def serve(
     await _set_health(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
     # Not by gRPC's own grace: it ends calls that arrive just then with CANCELLED.
     is_drained = await admission.drain(settings.drain_seconds)
-    await server.stop(grace=None)
+    # What was answered may still be on its way to the socket: that is let out before the end.
+    await server.stop(grace=_FLUSH_SECONDS if is_drained else None)
     await batcher.close()
     regions.close_all()
     engine.close()

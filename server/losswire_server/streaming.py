@@ -109,5 +109,8 @@ class StreamRun:
                 left.append(waiting)
         for each in left:
             each.result.cancel()
-            each.give_back()
-        await asyncio.gather(*(each.result for each in left), return_exceptions=True)
+        try:
+            await asyncio.gather(*(each.result for each in left), return_exceptions=True)
+        finally:
+            for each in left:
+                each.give_back()
