@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 from collections import deque
 from contextlib import suppress
@@ -143,7 +144,10 @@ class Many:
         self._carried = []
 
     def __del__(self) -> None:
-        # The threads of a stream know the stream, not this.
+        # The threads of a stream know the stream, not this. An interpreter that ends has stopped
+        # them wherever they were, with locks that nobody gives back.
+        if sys.is_finalizing():
+            return
         with suppress(Exception):
             self.close()
 
