@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Self
 from losswire._base import StreamCall, take_all
 from losswire._calls import Done, Joined, Unary
 from losswire._deadlines import Deadlines
-from losswire._many import TOO_LATE
 from losswire._methods import LossMethods
 from losswire._results import LossResult, ServerInfo
+from losswire._waiters import TOO_LATE
 from losswire_proto.dtypes import Array
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from losswire._calls import Plan, Streamed
-    from losswire._many import Outcome, Waiter
+    from losswire._waiters import Outcome, Waiter
 
 
 class AsyncClient(

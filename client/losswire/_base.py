@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from losswire._calls import Plan, Step, Streamed
-    from losswire._many import Outcome
     from losswire._results import LossResult
+    from losswire._waiters import Outcome
     from losswire_proto.dtypes import Array
     from losswire_proto.losses import Loss
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from losswire._base import take_all
 from losswire._calls import Done, Joined, Unary
-from losswire._many import TOO_LATE, wake_next
 from losswire._methods import LossMethods
 from losswire._results import LossResult, ServerInfo
+from losswire._waiters import TOO_LATE, wake_next
 from losswire_proto.dtypes import Array
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from losswire._calls import Plan, Step
-    from losswire._many import Outcome, Waiter
+    from losswire._waiters import Outcome, Waiter
 
 
 class Client(LossMethods[LossResult, ServerInfo, Array]):

@@ -15,19 +15,18 @@ import math
 import os
 import sys
 import threading
-from collections import deque
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
 from losswire import _forks as forks
+from losswire._waiters import Outcome, Waiter, hand_out
 from losswire_proto import many
 from losswire_proto.v1 import loss_service_pb2 as pb
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator
 
 MESSAGE_BYTES: Final = 256 << 10
@@ -44,38 +43,6 @@ FEWEST: Final = 16
 that is in flight at most, so that client and server work at the same time: 64 tasks of one event
 loop make 19,000 calls a second so, and 11,500 with all of them in one message (2 cores).
 """
-
-Outcome: TypeAlias = "bytes | pb.RequestError | Exception"
-"""The bytes of a `ComputeResponse`, the failure of one request, or what ended the stream."""
-
-
-TOO_LATE: Final = pb.RequestError(
-    code=grpc.StatusCode.DEADLINE_EXCEEDED.value[0], message="Deadline Exceeded"
-)
-"""The outcome of a request whose answer did not come in time, in gRPC's words."""
-
-
-class Waiter(Protocol):
-    """Who waits for an answer."""
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop on which it is told; None for a thread."""
-
-    def take(self, outcome: Outcome, queue: deque[Waiter]) -> None:
-        """Takes the answer. A thread is not awake yet: its turn comes from `wake_next(queue)`."""
-
-    def wake(self) -> None:
-        """Lets a thread go on; it has to let the next one of its queue go on."""
-
-
-def wake_next(queue: deque[Waiter]) -> None:
-    """Wakes the next thread that has its answer.
-
-    One at a time, each by the one before: all at once, they would fight for the interpreter.
-    """
-    with suppress(IndexError):
-        queue.popleft().wake()
 
 
 class Many:
@@ -323,7 +290,7 @@ class _Stream:
                         outcome = response.response.SerializeToString()
                     answers.append((ticket.waiter, outcome))
         self.flush()
-        _hand_out(answers)
+        hand_out(answers)
 
     def suspend(self) -> list[Ticket]:
         """Ends the call, and returns what was on its way."""
@@ -334,7 +301,7 @@ class _Stream:
 
     def _end(self, error: Exception) -> None:
         """Takes no more requests, and fails those that are on their way."""
-        _hand_out([(ticket.waiter, error) for ticket in self._stop()])
+        hand_out([(ticket.waiter, error) for ticket in self._stop()])
 
     def _stop(self) -> list[Ticket]:
         with self._lock:
@@ -344,24 +311,3 @@ class _Stream:
             self._unsent.clear()
         self._wake.put(None)
         return left
-
-
-def _hand_out(answers: list[tuple[Waiter, Outcome]]) -> None:
-    """Tells everyone; each event loop is woken once."""
-    queue: deque[Waiter] = deque()
-    loops: dict[asyncio.AbstractEventLoop, list[tuple[Waiter, Outcome]]] = {}
-    for waiter, outcome in answers:
-        if waiter.loop is None:
-            waiter.take(outcome, queue)
-            queue.append(waiter)
-        else:
-            loops.setdefault(waiter.loop, []).append((waiter, outcome))
-    wake_next(queue)
-    for loop, own in loops.items():
-        with suppress(RuntimeError):  # the loop may be closed by now; nobody waits then
-            loop.call_soon_threadsafe(_tell, own, queue)
-
-
-def _tell(answers: list[tuple[Waiter, Outcome]], queue: deque[Waiter]) -> None:
-    for waiter, outcome in answers:
-        waiter.take(outcome, queue)
