@@ -78,12 +78,16 @@ class Client(LossMethods[LossResult, ServerInfo, Array]):
         self._many.flush()
         is_told = False
         try:
-            is_told = waiter.is_told.acquire(timeout=left)
+            is_told = waiter.wait(left)
         finally:
             if not is_told:  # too late, or Ctrl-C
                 ticket.cancel()
             wake_next(waiter.queue)
         return waiter.outcome
+
+
+_LONGEST_WAIT: Final = 0.2
+"""Seconds after which a waiting thread looks whether Ctrl-C was pressed."""
 
 
 class _Waiter:
@@ -97,6 +101,18 @@ class _Waiter:
         self.is_told.acquire()
         self.outcome: Outcome = TOO_LATE
         self.queue: deque[Waiter] = _NOBODY
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the answer came within `seconds`.
+
+        A signal that comes on the way into a wait does not end it; the next look at it does.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.is_told.acquire(timeout=min(seconds, _LONGEST_WAIT)):
+            seconds = deadline - time.monotonic()
+            if seconds <= 0:
+                return False
+        return True
 
     def take(self, outcome: Outcome, queue: deque[Waiter]) -> None:
         """Takes the answer."""
