@@ -108,7 +108,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) losswire_elements(const Ar
     const long long count = arguments.rows;
     if (c >= count) return;
     const Place place{0, 1};
-    Real z[RUN], y[RUN], weight[RUN], losses[RUN], gradients[RUN];
+    Real z[RUN] = {}, y[RUN] = {}, weight[RUN] = {}, losses[RUN] = {}, gradients[RUN] = {};
     read_run<16, Reading::LAST, false>(static_cast<const LOGIT*>(arguments.logits), place, c, count, z);
     read_run<16, Reading::LAST, false>(static_cast<const LABEL*>(arguments.labels), place, c, count, y);
     if (POS_WEIGHT) {
