@@ -172,9 +172,10 @@ __device__ __forceinline__ void compute_row(
     }
     if (GRAD_LOGITS || GRAD_LABELS) {
         double scale = arguments.scale ? arguments.scale[row.number] : arguments.scale_of_all;
+        if (is_fault || is_nan(value)) scale = static_cast<double>(nan());  // all of the row
         const Real label_scale = static_cast<Real>(scale);
         if (TEMPERATURE) scale /= arguments.temperature;
-        const Real logit_scale = is_fault ? nan() : static_cast<Real>(scale);
+        const Real logit_scale = static_cast<Real>(scale);
         held.write(Gradients<Held::IS_KEPT && Loss::KEEPS_E && !ARGMAX>{
             arguments, loss, peaks, logit_scale, label_scale, (flags & NO_GRADIENT) != 0});
     }
