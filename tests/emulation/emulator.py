@@ -35,6 +35,7 @@ OPTIONS = [
     "-Werror",
     "-Wno-unknown-pragmas",
     "-ffp-contract=off",
+    "-fstack-clash-protection",
     f"-fsanitize={CHECKS}",
     "-fsanitize-undefined-trap-on-error",
 ]
