@@ -1,7 +1,8 @@
 """Kernels for GPUs that are not here: a `.cu` file becomes machine code of any architecture.
 
 In: the kernel's text, its macros, the architecture and the name of its entry. Out: the code and
-what it needs of a multiprocessor, or `CubinError` with the compiler's log. No driver is needed.
+what it needs of a multiprocessor, or `CubinError` with the compiler's log. No driver is needed; the
+two wheels come with the `dev` extra.
 """
 
 import re

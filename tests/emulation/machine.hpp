@@ -7,14 +7,15 @@
 
 #pragma once
 
-#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fibers.hpp"
+#include "pages.hpp"
 
 namespace gpu_on_cpu {
 
@@ -46,47 +47,6 @@ struct Exchange {
 struct Warp {
     Exchange exchange{"warp", WARP};
     unsigned long long words[2][WARP] = {};
-};
-
-// Dynamic shared memory, full of a pattern that is NaN in every floating-point format, between a guard that is looked
-// at afterwards and a page that nobody may touch.
-class SharedMemory {
-  public:
-    explicit SharedMemory(size_t bytes)
-        : bytes(bytes), guard_(page_bytes()), pages_((bytes + 15) / page_bytes() * page_bytes() + page_bytes()),
-          memory_(guard_ + pages_ + page_bytes()) {
-        usable = memory_.start != nullptr && memory_.forbid(guard_ + pages_, page_bytes());
-        if (usable) start = memory_.start + guard_ + pages_ - (bytes + 15) / 16 * 16;
-    }
-
-    void fill() {
-        for (size_t at = 0; at < guard_ + pages_; ++at) memory_.start[at] = pattern(at);
-    }
-
-    // Where, relative to `start`, the first byte outside was written; 0 where none was.
-    long long written_outside() const {
-        const size_t first = static_cast<size_t>(start - memory_.start);
-        for (size_t at = 0; at < guard_ + pages_; ++at) {
-            const bool inside = at >= first && at < first + bytes;
-            if (!inside && memory_.start[at] != pattern(at))
-                return static_cast<long long>(at) - static_cast<long long>(first);
-        }
-        return 0;
-    }
-
-    bool guards(const unsigned char* address) const {
-        return address >= memory_.start && address < memory_.start + guard_ + pages_ + page_bytes();
-    }
-
-    size_t bytes;
-    unsigned char* start = nullptr;
-    bool usable;
-
-  private:
-    static unsigned char pattern(size_t at) { return at % 2 == 0 ? 0xf5 : 0xff; }
-
-    size_t guard_, pages_;
-    Mapping memory_;
 };
 
 struct Block {

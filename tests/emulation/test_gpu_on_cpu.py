@@ -19,21 +19,9 @@ VALUES = {
 }
 HALVES = {"half": np.float16, "bfloat16": ml_dtypes.bfloat16}
 DEEDS = [
-    "SHARED",
-    "GLOBAL",
-    "GLOBAL_WRITE",
-    "DIVISION",
-    "SHIFT",
-    "PACK",
-    "BLOCK_BARRIER",
-    "WARP_BARRIER",
-    "DIFFERENT",
-    "CLUSTER_BARRIER",
-    "CLUSTER_RANK",
-    "CLUSTER_OUTSIDE",
-    "COPY",
-    "STACK",
-    "SEEN",
+    *("SHARED", "GLOBAL", "GLOBAL_WRITE", "DIVISION", "SHIFT"),
+    *("PACK", "BLOCK_BARRIER", "WARP_BARRIER", "DIFFERENT"),
+    *("CLUSTER_BARRIER", "CLUSTER_RANK", "CLUSTER_OUTSIDE", "COPY", "STACK", "SEEN"),
 ]
 ALL_HALVES = np.arange(1 << 16, dtype=np.uint16)
 
