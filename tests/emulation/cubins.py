@@ -49,6 +49,7 @@ def compile_cubin(
     Raises:
         CubinError: with the compiler's log.
     """
+    source = source.resolve()
     options = [
         *(f"-arch={architecture}", "--std=c++17", "--ptxas-options=-v"),
         *(f"-D{name}={value}" for name, value in macros.items()),
