@@ -344,6 +344,15 @@ def test_cancelling_a_task_takes_its_call_back(fake):
     asyncio.run(play())
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own way with SIGINT; a process started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_takes_the_call_back(fake):
     """An interrupted call is cancelled at the server, and the client goes on working."""
     with losswire.Client(fake.target) as client:

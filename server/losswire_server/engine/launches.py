@@ -6,10 +6,13 @@ The number of rows sizes the grid and nothing else, so that a row's bits do not 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+
+from losswire_proto import dtypes
 
 if TYPE_CHECKING:
     from losswire_server.requests import LossRequest
@@ -23,8 +26,8 @@ _POINTERS: Final = (
 )
 _COUNTS: Final = "segment_count rows classes"
 _NUMBERS: Final = (
-    "weight_of_all scale_of_all class_weight_sum label_smoothing z_loss softcap temperature gamma"
-    " alpha epsilon factor"
+    "weight_of_all scale_of_all label_smoothing z_loss softcap temperature gamma alpha epsilon"
+    " factor"
 )
 
 ARGUMENTS: Final = np.dtype(
@@ -39,6 +42,64 @@ NO_GRADIENT: Final = 2
 
 NO_FAULT: Final = (1 << 64) - 1
 """What `fault` points to before a launch, and after one without a fault."""
+
+
+FEW_CLASSES: Final = 64
+"""Classes up to which a thread has a row for itself."""
+
+TILINGS: Final = (
+    ("WARPS", 128, 1),
+    ("BLOCKS", 128, 1),
+    ("BLOCKS", 256, 1),
+    ("BLOCKS", 512, 1),
+    ("BLOCKS", 512, 2),
+    ("BLOCKS", 512, 4),
+    ("BLOCKS", 512, 8),
+)
+"""Tilings, threads of a block and blocks of a cluster; the first that can hold a row in registers.
+
+In float32 these reach to 2048, 8192, 16384, 32768, 65536, 131072 and 262144 classes, and half as
+far with distributions, or in float64. Chosen by counting registers: none has been measured yet.
+"""
+
+HELD_BYTES: Final = 256
+"""Of a row, or of a row and its labels, in the registers of one thread: 64 of them."""
+
+SWEEP_THREADS: Final = 512
+"""Of a block whose row is not held."""
+
+CLUSTER_CAPABILITY: Final = (9, 0)
+"""From which blocks can read one another's shared memory."""
+
+SHARED_BYTES: Final = 48 << 10
+"""Of a block, on every device and without asking for more."""
+
+_WARP: Final = 32
+_RUN_BYTES: Final = 16
+_RUNS: Final = (1, 2, 3, 4, 6, 8, 12, 16)
+_ELEMENT_THREADS: Final = 256
+_FEW_THREADS: Final = (128, 64, 32)
+_EXCHANGED_BYTES: Final = 64
+"""Of a warp or a block in an exchange: `MOST_VALUES` of 8 bytes."""
+
+_FORMATS: Final = {
+    "float16": "Half",
+    "bfloat16": "Bfloat16",
+    "float32": "float",
+    "float64": "double",
+}
+
+_LOSSES: Final = {
+    "softmax_cross_entropy": '"cross_entropy.cuh"',
+    "sequence_loss": '"cross_entropy.cuh"',
+    "categorical_cross_entropy": '"probabilities.cuh"',
+    "kl_divergence": '"divergence.cuh"',
+    "focal": '"focal.cuh"',
+    "softmax": '"normalized.cuh"',
+    "log_softmax": '"normalized.cuh"',
+    "sigmoid_cross_entropy": "SIGMOID",
+    "binary_cross_entropy": "BINARY",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +157,132 @@ def plan(request: LossRequest, rows: int, traits: Traits, *, is_strided: bool) -
         traits: of the device.
         is_strided: some rows' classes do not lie one after another.
     """
-    raise NotImplementedError
+    macros = _macros(request)
+    run = _RUN_BYTES // request.logits.dtype.itemsize
+    if request.call.loss.is_elementwise:
+        macros["THREADS"] = str(_ELEMENT_THREADS)
+        kernel = _kernel("elements.cu", "losswire_elements", macros)
+        return Launch(kernel, _ceil(rows, _ELEMENT_THREADS * run), _ELEMENT_THREADS, 0)
+    macros["STRIDED"] = "1" if is_strided else "0"
+    if request.classes <= FEW_CLASSES:
+        return _plan_few(request, rows, macros)
+    tiling = tiling_of(request, traits)
+    macros.update(
+        TILING=tiling.name,
+        THREADS=str(tiling.threads),
+        RUNS=str(tiling.runs),
+        CLUSTER=str(tiling.cluster),
+        LOGIT_ALIGNMENT=str(_alignment(request.logits.dtype, request.classes)),
+    )
+    kernel = _kernel("rows.cu", "losswire_rows", macros)
+    if tiling.name == "WARPS":
+        return Launch(kernel, _ceil(rows, tiling.threads // _WARP), tiling.threads, 0)
+    shared = 2 * (tiling.threads // _WARP + tiling.cluster) * _EXCHANGED_BYTES
+    return Launch(kernel, rows * tiling.cluster, tiling.threads, shared, tiling.cluster)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Who computes a row of more than `FEW_CLASSES` classes.
+
+    Attributes:
+        name: of the macro in cuda/rows.cu.
+        threads: of a block.
+        runs: 16 bytes of logits each, that a thread holds; 0 where the row is not held.
+        cluster: blocks that share a row.
+    """
+
+    name: str
+    threads: int
+    runs: int
+    cluster: int = 1
+
+
+def tiling_of(request: LossRequest, traits: Traits) -> Tiling:
+    """The tiling for rows of these classes, in this dtype, on a device of these traits."""
+    run = _RUN_BYTES // request.logits.dtype.itemsize
+    held = HELD_BYTES // dtypes.compute_dtype(request.logits.dtype).itemsize
+    if request.reading == "distribution":
+        held //= 2  # a label beside each logit
+    for name, threads, cluster in TILINGS:
+        is_able = cluster == 1 or traits.capability >= CLUSTER_CAPABILITY
+        group = _WARP if name == "WARPS" else threads * cluster
+        if is_able and request.classes <= group * held:
+            needed = _ceil(request.classes, group * run)
+            runs = next(count for count in _RUNS if count >= needed)
+            return Tiling(name, threads, runs, cluster)
+    return Tiling("SWEEPS", SWEEP_THREADS, 0)
+
+
+def _plan_few(request: LossRequest, rows: int, macros: dict[str, str]) -> Launch:
+    """A thread per row; as many threads as shared memory of every device has room for."""
+    itemsize = dtypes.compute_dtype(request.logits.dtype).itemsize
+    row = (request.classes | 1) * itemsize * (2 if request.reading == "distribution" else 1)
+    threads = next(count for count in _FEW_THREADS if count * row <= SHARED_BYTES)
+    kernel = _kernel("few.cu", "losswire_few", macros | {"THREADS": str(threads)})
+    return Launch(kernel, _ceil(rows, threads), threads, threads * row)
+
+
+def _kernel(source: str, entry: str, macros: dict[str, str]) -> Kernel:
+    return Kernel(source, entry, tuple(sorted(macros.items())))
+
+
+def _ceil(count: int, each: int) -> int:
+    return -(-count // each)
+
+
+def _alignment(dtype: np.dtype[Any], classes: int) -> int:
+    """Bytes that every row begins at a multiple of, 16 at most."""
+    return math.gcd(_RUN_BYTES, classes * dtype.itemsize)
+
+
+def _macros(request: LossRequest) -> dict[str, str]:
+    """What the kernel is specialised by, besides its geometry."""
+    call, loss = request.call, request.call.loss
+    macros = {"LOGIT": _FORMATS[request.logits.dtype.name], "LOSS": _LOSSES[loss.name]}
+    if loss.name == "focal" and loss.is_elementwise:
+        macros["LOSS"] = "FOCAL_SIGMOID"
+    if request.labels is None:
+        macros["LABELS"] = "0"
+    elif request.reading == "ids":
+        macros["IDS"] = "1"
+    else:
+        macros["LABEL"] = _FORMATS[request.labels.dtype.name]
+        macros["LABEL_ALIGNMENT"] = str(_alignment(request.labels.dtype, request.classes))
+    switches = {
+        "LABEL_TABLE": request.is_broadcast,
+        "GRAD_LOGITS": call.grad_logits or request.reading == "none",
+        "GRAD_LABELS": call.grad_labels,
+        "CLASS_WEIGHT": request.class_weight is not None,
+        "POS_WEIGHT": request.pos_weight is not None,
+        "SOFTCAP": getattr(loss, "softcap", None) is not None,
+        "TEMPERATURE": getattr(loss, "temperature", 1.0) != 1.0,
+        "LABEL_SMOOTHING": getattr(loss, "label_smoothing", 0.0) != 0.0,
+        "Z_LOSS": getattr(loss, "z_loss", 0.0) != 0.0,
+        "TF_GRADIENT": getattr(loss, "label_gradient", "exact") == "tf",
+        "TARGET_IS_LOGITS": getattr(loss, "target_is_logits", False),
+        "CLIP_FIRST": getattr(loss, "clip_order", "normalize_first") == "clip_first",
+        "LOGARITHM": loss.name == "log_softmax",
+    }
+    switches |= {extra.upper(): True for extra in getattr(loss, "extras", ())}
+    return macros | {name: "1" for name, is_on in switches.items() if is_on}
 
 
 def options(request: LossRequest) -> dict[str, float]:
-    """The fields of `ARGUMENTS` that follow from a request's loss, and its class weights' sum."""
-    raise NotImplementedError
+    """The fields of `ARGUMENTS` that follow from a request's loss."""
+    loss = request.call.loss
+    temperature = getattr(loss, "temperature", 1.0)
+    alpha = getattr(loss, "alpha", None)
+    if alpha is None:
+        alpha = -1.0 if loss.is_elementwise else 1.0
+    is_squared = getattr(loss, "scale_by_temperature_squared", False)
+    return {
+        "label_smoothing": getattr(loss, "label_smoothing", 0.0),
+        "z_loss": getattr(loss, "z_loss", 0.0),
+        "softcap": getattr(loss, "softcap", None) or 1.0,
+        "temperature": temperature,
+        "gamma": getattr(loss, "gamma", 0.0),
+        "alpha": alpha,
+        "epsilon": getattr(loss, "epsilon", 0.0),
+        "factor": temperature * temperature if is_squared else 1.0,
+    }

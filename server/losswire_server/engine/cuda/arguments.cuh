@@ -36,13 +36,12 @@ struct Arguments {
     long long classes;
     double weight_of_all;
     double scale_of_all;
-    double class_weight_sum;      // of class_weight; `classes` where there are none
     double label_smoothing;       // options of the loss; those that are off hold any number
     double z_loss;
     double softcap;
     double temperature;
     double gamma;
-    double alpha;
+    double alpha;                 // with sigmoid, less than 0 where there is none
     double epsilon;
     double factor;                // what the loss is multiplied by: KL's temperature squared
 };

@@ -1,0 +1,125 @@
+// The threads that share a row, and how they bring together what each has found.
+//
+//     One      a thread by itself
+//     Warp     32 lanes: shuffles
+//     Block    warps, then their results by shared memory
+//     Cluster  blocks, then their results by one another's shared memory (capability 9.0)
+//
+// Every thread of a group gets the same bits, and what is added in which order follows from the
+// group's size. Shared memory of a reduction alternates between two halves, so that one barrier
+// serves: nobody writes a half again before all have passed the barrier of the other one.
+
+#pragma once
+
+#include "numbers.cuh"
+
+constexpr int WARP = 32;
+constexpr int MOST_VALUES = 8;  // that are reduced together
+
+struct Sum {
+    template <typename Value>
+    static __device__ __forceinline__ Value of(Value a, Value b) {
+        return a + b;
+    }
+};
+
+struct Largest {
+    static __device__ __forceinline__ Real of(Real a, Real b) { return larger(a, b); }
+};
+
+struct Least {
+    static __device__ __forceinline__ long long of(long long a, long long b) { return a < b ? a : b; }
+};
+
+struct One {
+    static constexpr int SIZE = 1;
+    __device__ __forceinline__ int rank() const { return 0; }
+    template <typename Rule, int COUNT, typename Value>
+    __device__ __forceinline__ void reduce(Value (&)[COUNT]) {}
+};
+
+struct Warp {
+    static constexpr int SIZE = WARP;
+    __device__ __forceinline__ int rank() const { return threadIdx.x % WARP; }
+
+    template <typename Rule, int COUNT, typename Value>
+    __device__ __forceinline__ void reduce(Value (&values)[COUNT]) {
+#pragma unroll
+        for (int distance = WARP / 2; distance > 0; distance /= 2) {
+#pragma unroll
+            for (int i = 0; i < COUNT; ++i) {
+                values[i] = Rule::of(values[i], warp_shuffle_xor(values[i], distance));
+            }
+        }
+    }
+};
+
+// Shared memory that a group of warps needs, by warps of one block.
+template <int WARPS, int BLOCKS>
+struct Exchange {
+    long long by_warp[2][WARPS][MOST_VALUES];
+    long long by_block[2][BLOCKS][MOST_VALUES];
+};
+
+template <int THREADS, int BLOCKS>
+struct Cluster {
+    static constexpr int SIZE = THREADS * BLOCKS;
+    static constexpr int WARPS = THREADS / WARP;
+
+    Exchange<WARPS, BLOCKS>* exchange;
+    int half = 0;
+
+    __device__ __forceinline__ Cluster()
+        : exchange(reinterpret_cast<Exchange<WARPS, BLOCKS>*>(shared_memory())) {}
+
+    __device__ __forceinline__ int rank() const {
+        return (BLOCKS == 1 ? 0 : static_cast<int>(cluster_rank()) * THREADS) + threadIdx.x;
+    }
+
+    template <typename Rule, int COUNT, typename Value>
+    __device__ __forceinline__ void reduce(Value (&values)[COUNT]) {
+        static_assert(COUNT <= MOST_VALUES && sizeof(Value) <= sizeof(long long), "exchange");
+        Warp().reduce<Rule>(values);
+        Value(*slots)[MOST_VALUES] = reinterpret_cast<Value(*)[MOST_VALUES]>(exchange->by_warp[half]);
+        if (threadIdx.x % WARP == 0) {
+#pragma unroll
+            for (int i = 0; i < COUNT; ++i) slots[threadIdx.x / WARP][i] = values[i];
+        }
+        block_sync();
+        collect<Rule, WARPS>(slots, values);
+        if (BLOCKS > 1) across_blocks<Rule>(values);
+        half ^= 1;
+    }
+
+  private:
+    template <typename Rule, int ROWS, int COUNT, typename Value>
+    __device__ __forceinline__ static void collect(Value (*slots)[MOST_VALUES], Value (&values)[COUNT]) {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            values[i] = slots[0][i];
+            for (int row = 1; row < ROWS; ++row) values[i] = Rule::of(values[i], slots[row][i]);
+        }
+    }
+
+    // Each block's values lie in its first slots; some threads fetch those of all.
+    template <typename Rule, int COUNT, typename Value>
+    __device__ __forceinline__ void across_blocks(Value (&values)[COUNT]) {
+        Value(*mine)[MOST_VALUES] = reinterpret_cast<Value(*)[MOST_VALUES]>(exchange->by_block[half]);
+        Value(*own)[MOST_VALUES] = reinterpret_cast<Value(*)[MOST_VALUES]>(exchange->by_warp[half]);
+        block_sync();  // all have collected from the slots
+        if (threadIdx.x == 0) {
+#pragma unroll
+            for (int i = 0; i < COUNT; ++i) own[0][i] = values[i];
+        }
+        cluster_sync();
+        if (threadIdx.x < BLOCKS * COUNT) {
+            const int block = threadIdx.x / COUNT, i = threadIdx.x % COUNT;
+            mine[block][i] = cluster_read(&own[0][i], block);
+        }
+        block_sync();
+        collect<Rule, BLOCKS>(mine, values);
+    }
+};
+
+template <int THREADS>
+using Block = Cluster<THREADS, 1>;

@@ -1,0 +1,190 @@
+// One row from logits to loss and gradient, whichever group of threads computes it and however it is
+// held. `Loss` says what is summed and what becomes of it.
+
+#pragma once
+
+#include "groups.cuh"
+#include "tilings.cuh"
+
+constexpr long long NOWHERE = 0x7fffffffffffffffll;
+
+// A number that must not be 0 long: arrays of no elements do not exist.
+constexpr int at_least_1(int count) { return count > 0 ? count : 1; }
+
+constexpr int PEAK_COUNT = at_least_1(Loss::PEAKS);
+
+template <bool HAS>
+struct SecondSums {
+    static constexpr int COUNT = Loss::SECOND_SUMS;
+};
+template <>
+struct SecondSums<false> {
+    static constexpr int COUNT = 1;
+};
+
+// The class of the largest logit, the first of several; NaN counts as larger than any.
+struct Argmax {
+    long long first = NOWHERE, first_nan = NOWHERE;
+
+    __device__ __forceinline__ void look(long long c, Real z, Real peak) {
+        if (is_nan(z) && c < first_nan) first_nan = c;
+        if (z == peak && c < first) first = c;
+    }
+
+    template <typename Group>
+    __device__ __forceinline__ long long of(Group& group) {
+        long long found[2] = {first, first_nan};
+        group.template reduce<Least>(found);
+        return found[1] != NOWHERE ? found[1] : found[0];
+    }
+};
+
+// What becomes of each element once the sums are known.
+template <bool IS_E_KEPT>
+struct Gradients {
+    const Arguments& arguments;
+    const Loss& loss;
+    const Real* peaks;
+    Real scale;
+    Real label_scale;
+    bool is_blank;
+
+    __device__ __forceinline__ Element element(long long c, Real kept, Real label) const {
+        if (IS_E_KEPT) return {c, Real(0), kept, label};
+        const Real e = Loss::PEAKS ? Exponential<LOGIT>::of(kept, peaks[0]) : Real(0);
+        return {c, kept, e, label};
+    }
+    __device__ __forceinline__ Real of_logit(const Element& at) const {
+        return is_blank ? Real(0) : loss.gradient(arguments, at) * scale;
+    }
+    __device__ __forceinline__ Real of_label(const Element& at) const {
+#if GRAD_LABELS
+        return is_blank ? Real(0) : loss.label_gradient(arguments, at) * label_scale;
+#else
+        return 0;
+#endif
+    }
+};
+
+// The sums of a row that is held: its peaks first, which nothing then exceeds.
+template <typename Held, typename Group>
+__device__ __forceinline__ void sum_held(
+    const Arguments& arguments, const Loss& loss, Held& held, Group& group, Real* sums,
+    Real (&peaks)[PEAK_COUNT]) {
+    if (Loss::PEAKS) {
+        held.sweep([&](long long c, Real& kept, Real label) {
+            loss.look(peaks, arguments, Element{c, kept, 0, label});
+        });
+        group.template reduce<Largest>(peaks);
+    }
+    held.sweep([&](long long c, Real& kept, Real label) {
+        const Real e = Loss::PEAKS ? Exponential<LOGIT>::of(kept, peaks[0]) : Real(0);
+        loss.add(sums, peaks, arguments, Element{c, kept, e, label});
+        if (Loss::KEEPS_E && !ARGMAX) kept = e;
+    });
+}
+
+// Brings the sums to higher peaks, if they are any higher.
+__device__ __forceinline__ void raise_to(
+    const Loss& loss, Real* sums, Real (&peaks)[PEAK_COUNT], const Real (&higher)[PEAK_COUNT]) {
+    bool is_higher = false;
+#pragma unroll
+    for (int i = 0; i < PEAK_COUNT; ++i) is_higher = is_higher || higher[i] > peaks[i];
+    if (!is_higher) return;
+    loss.raise(sums, peaks, higher);
+#pragma unroll
+    for (int i = 0; i < PEAK_COUNT; ++i) peaks[i] = higher[i];
+}
+
+// The sums of a row that goes by: relative to the highest peaks so far.
+template <typename Held, typename Group>
+__device__ __forceinline__ void sum_passing(
+    const Arguments& arguments, const Loss& loss, Held& held, Group& group, Real* sums,
+    Real (&peaks)[PEAK_COUNT]) {
+    held.sweep([&](long long c, Real& z, Real label) {
+        Element element{c, z, 0, label};
+        if (Loss::PEAKS) {
+            Real higher[PEAK_COUNT];
+#pragma unroll
+            for (int i = 0; i < PEAK_COUNT; ++i) higher[i] = peaks[i];
+            loss.look(higher, arguments, element);
+            raise_to(loss, sums, peaks, higher);
+            element.e = Exponential<LOGIT>::of(z, peaks[0]);
+        }
+        loss.add(sums, peaks, arguments, element);
+    });
+    if (Loss::PEAKS) {
+        Real highest[PEAK_COUNT];
+#pragma unroll
+        for (int i = 0; i < PEAK_COUNT; ++i) highest[i] = peaks[i];
+        group.template reduce<Largest>(highest);
+        raise_to(loss, sums, peaks, highest);
+    }
+}
+
+// Writes the loss of a row, weighted.
+__device__ __forceinline__ void write_row(
+    const Arguments& arguments, long long row, Real value, unsigned char flags) {
+    if (!arguments.per_example) return;
+    const double weight = arguments.weight ? arguments.weight[row] : arguments.weight_of_all;
+    const Real weighted = static_cast<Real>(static_cast<double>(value) * weight);
+    static_cast<Real*>(arguments.per_example)[row] = (flags & NO_LOSS) != 0 ? Real(0) : weighted;
+}
+
+template <typename Held, typename Group>
+__device__ __forceinline__ void compute_row(
+    const Arguments& arguments, const Row& row, Held& held, Group& group) {
+    Loss loss(arguments, row.number);
+    bool is_fault = false;
+#if IDS
+    is_fault = loss.id < 0 || loss.id >= arguments.classes;
+    if (is_fault) loss.id = 0;  // so that nothing is read elsewhere; the row becomes NaN
+#endif
+
+    Real peaks[PEAK_COUNT], sums[Loss::SUMS], second[SecondSums<Loss::HAS_SECOND>::COUNT];
+    for (Real& peak : peaks) peak = no_logit();
+    for (Real& sum : sums) sum = 0;
+    for (Real& sum : second) sum = 0;
+
+    if (Held::IS_KEPT) {
+        sum_held(arguments, loss, held, group, sums, peaks);
+    } else {
+        sum_passing(arguments, loss, held, group, sums, peaks);
+    }
+    group.template reduce<Sum>(sums);
+    loss.between(arguments, sums, peaks);
+    if (Loss::HAS_SECOND) {
+        held.sweep([&](long long c, Real& kept, Real label) {
+            loss.add_second(second, arguments, Element{c, kept, 0, label});
+        });
+        group.template reduce<Sum>(second);
+    }
+    const Real value = loss.loss(arguments, sums, second);
+    const unsigned char flags = arguments.flags ? arguments.flags[row.number] : 0;
+#if ARGMAX
+    Argmax argmax;
+    held.sweep([&](long long c, Real& kept, Real) { argmax.look(c, kept, peaks[0]); });
+    const long long largest = argmax.of(group);
+#endif
+    if (group.rank() == 0) {
+        if (is_fault) atomic_min(arguments.fault, static_cast<unsigned long long>(row.number));
+        write_row(arguments, row.number, is_fault ? nan() : value, flags);
+#if LOGSUMEXP
+        static_cast<Real*>(arguments.logsumexp)[row.number] = loss.lse;
+#endif
+#if ENTROPY
+        static_cast<Real*>(arguments.entropy)[row.number] = loss.entropy(sums);
+#endif
+#if ARGMAX
+        arguments.argmax[row.number] = largest;
+#endif
+    }
+    if (GRAD_LOGITS || GRAD_LABELS) {
+        double scale = arguments.scale ? arguments.scale[row.number] : arguments.scale_of_all;
+        const Real label_scale = static_cast<Real>(scale);
+        if (TEMPERATURE) scale /= arguments.temperature;
+        const Real logit_scale = is_fault ? nan() : static_cast<Real>(scale);
+        held.write(Gradients<Held::IS_KEPT && Loss::KEEPS_E && !ARGMAX>{
+            arguments, loss, peaks, logit_scale, label_scale, (flags & NO_GRADIENT) != 0});
+    }
+}

@@ -1,0 +1,54 @@
+// Loss and gradient of rows, each computed by a group of threads: one launch for a whole batch.
+//
+//     TILING  WARPS    a warp per row, THREADS / 32 rows per block; the row in registers
+//             BLOCKS   a block per row, or CLUSTER blocks; the row in registers
+//             SWEEPS   a block per row, which is read twice (RUNS 0)
+//
+//     RUNS    runs of 16 bytes of logits that a thread holds
+//
+// A row is read, its peak found, its sums formed, and its gradient written; only the peak and the
+// sums go through the group. Where the row is not held, sums are formed beside the peak, and brought
+// to a higher one whenever one is found (online softmax).
+
+#include "tilings.cuh"
+
+#include LOSS
+
+#include "row.cuh"
+
+#ifndef CLUSTER
+#define CLUSTER 1
+#endif
+
+#define WARPS 1
+#define BLOCKS 2
+#define SWEEPS 3
+
+#if TILING == WARPS
+using RowGroup = Warp;
+#else
+using RowGroup = Cluster<THREADS, CLUSTER>;
+#endif
+
+#if TILING == SWEEPS
+using RowHeld = InMemory<RowGroup>;
+#else
+using RowHeld = InRegisters<RowGroup, RUNS>;
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS) CLUSTER_OF(CLUSTER)
+    losswire_rows(const Arguments arguments) {
+#if TILING == WARPS
+    const long long row = static_cast<long long>(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP;
+    if (row >= arguments.rows) return;
+#else
+    const long long row = blockIdx.x / CLUSTER;
+#endif
+    RowGroup group;
+    const Row place(arguments, row);
+    RowHeld held(arguments, place, group);
+    compute_row(arguments, place, held, group);
+#if CLUSTER > 1
+    cluster_sync();  // a block that has ended could not be read
+#endif
+}
