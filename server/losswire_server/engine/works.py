@@ -21,6 +21,8 @@ from losswire_server.requests import LossResult
 from losswire_server.rows import LabelGradient, LabelTable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from losswire_proto.dtypes import Array
     from losswire_server.requests import LossRequest
     from losswire_server.rows import Weighting
@@ -61,21 +63,45 @@ class Piece:
     Attributes:
         start: the first row.
         rows: the number of rows.
+        inner: how many rows lie side by side, an element of each.
         span: the rows as a slice of arrays `[rows]`.
     """
 
-    __slots__ = ("_inner", "_outer", "rows", "span", "start", "work")
+    __slots__ = ("_inner", "_outer", "inner", "rows", "span", "start", "work")
 
     def __init__(self, work: Work, outer: slice, inner: slice) -> None:
         self.work, self._outer, self._inner = work, outer, inner
         self.start: int = outer.start * work.logits.shape[2] + inner.start
-        self.rows: int = (outer.stop - outer.start) * (inner.stop - inner.start)
+        self.inner: int = inner.stop - inner.start
+        self.rows: int = (outer.stop - outer.start) * self.inner
         self.span = slice(self.start, self.start + self.rows)
+
+    @classmethod
+    def whole(cls, work: Work) -> Piece:
+        """All rows of a request."""
+        outer, _, inner = work.logits.shape
+        return cls(work, slice(0, outer), slice(0, inner))
+
+    def part(self, array: Array) -> Array:
+        """This piece of an array `[outer, classes, inner]`, as it lies there."""
+        return array[self._outer, :, self._inner]
 
     def block(self, array: Array) -> Array:
         """This piece of an array `[outer, classes, inner]`, as `[outer, inner, classes]`."""
-        part: Array = array[self._outer, :, self._inner]
-        return part.transpose(0, 2, 1)
+        return self.part(array).transpose(0, 2, 1)
+
+    def parts(self, limit: int) -> Iterator[Piece]:
+        """The same rows, in order, in pieces of at most `limit`."""
+        outer, inner = self._outer, self._inner
+        if self.inner > limit:
+            for index in range(outer.start, outer.stop):
+                for start in range(inner.start, inner.stop, limit):
+                    columns = slice(start, min(start + limit, inner.stop))
+                    yield Piece(self.work, slice(index, index + 1), columns)
+            return
+        for start in range(outer.start, outer.stop, limit // self.inner):
+            stop = min(start + limit // self.inner, outer.stop)
+            yield Piece(self.work, slice(start, stop), inner)
 
 
 def work_of(request: LossRequest) -> Work:
