@@ -44,7 +44,7 @@ def commons(draw):
         draw(st.sampled_from(DTYPES)),
         classes,
         draw(st.booleans()),
-        kind not in {"ids", "none"} and draw(st.booleans()),
+        kind in {"distribution", "broadcast"} and draw(st.booleans()),
         np.linspace(0, 2, classes, dtype=np.float32) if weighs else None,
     )
 
@@ -65,11 +65,12 @@ def request_of(common, random, examples, axis, reduction="sum", label_dtype=np.f
     if common.kind == "elements":
         pos_weight = random.random(shape[-1:])
     weight_shape = shape if common.kind == "elements" else examples
+    is_weighted = common.kind != "none" and random.random() < 0.5
     return LossRequest(
         LossCall(
             common.loss,
             axis,
-            reduction,
+            "none" if common.kind == "none" else reduction,
             grad_logits=common.grad_logits,
             grad_labels=common.grad_labels,
         ),
@@ -77,7 +78,7 @@ def request_of(common, random, examples, axis, reduction="sum", label_dtype=np.f
         axis,
         labels,
         reading,
-        sample_weight=random.random(weight_shape) if random.random() < 0.5 else None,
+        sample_weight=random.random(weight_shape) if is_weighted else None,
         class_weight=common.class_weight,
         pos_weight=pos_weight,
     )

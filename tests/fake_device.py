@@ -46,17 +46,20 @@ class FakeDevice:
         seed: of the order in which things happen.
         memory_bytes: how much there is.
         failures: errors by operation and number of the call, from 1: `{("launch", 2): error}`.
+        after_launches: nothing runs before so many launches are queued.
     """
 
     name = "Fake GPU"
     traits = Traits((9, 0), 227 << 10)
 
-    def __init__(self, run, seed=0, memory_bytes=1 << 30, failures=None):
+    def __init__(self, run, seed=0, memory_bytes=1 << 30, failures=None, after_launches=0):
         self.memory_bytes = memory_bytes
         self.failures = dict(failures or {})
         self.calls = Counter()
         self.violations = []
         self.launches, self.compiled = [], []
+        self.direct_bytes = 0
+        self._after_launches = after_launches
         self._run = run
         self._random = random.Random(seed)
         self._streams = []
@@ -197,6 +200,11 @@ class FakeDevice:
         """Allocations that were not given back: of the device, pinned and registered."""
         return len(self._device), len(self._pinned), len(self._registered)
 
+    @property
+    def is_lost(self):
+        """Whether nothing works any more."""
+        return self._lost is not None
+
     # Within
 
     def _called(self, operation):
@@ -221,6 +229,8 @@ class FakeDevice:
 
     def _step(self):
         """Runs one operation that may run now; whether there was one."""
+        if len(self.launches) < self._after_launches:
+            return False
         ready = [stream for stream in self._streams if stream and stream[0].is_ready()]
         if not ready:
             return False
@@ -230,8 +240,10 @@ class FakeDevice:
         return True
 
     def _host(self, address, nbytes):
-        for start, size in [*self._pinned.items(), *self._registered.items()]:
+        ranges = [(self._pinned, 0), (self._registered, nbytes)]
+        for start, size, direct in [(*each, n) for held, n in ranges for each in held.items()]:
             if start <= address and address + nbytes <= start + size:
+                self.direct_bytes += direct
                 memory = (ctypes.c_ubyte * nbytes).from_address(address)
                 return np.frombuffer(memory, np.uint8)
         raise self._violated(f"{nbytes} bytes at {address:#x} of the host are not pinned")

@@ -136,9 +136,10 @@ def _distributions(rows):
 
 
 def _cross_entropy(rows):
-    z, q = rows.wide("logits", rows.logit), _distributions(rows)
+    z, weight = rows.wide("logits", rows.logit), WIDE(1)
     if rows.wants("class_weight"):
-        q = q * rows.memory.array(rows.arguments["class_weight"], rows.real, rows.classes)
+        weight = rows.memory.array(rows.arguments["class_weight"], rows.real, rows.classes)
+    q = _distributions(rows) * weight
     p, lse = _softmax(z)
     loss = (q * (lse - z)).sum(axis=1)
     _put_losses(rows, loss)
@@ -154,7 +155,7 @@ def _cross_entropy(rows):
         gradient[none] = 0
         rows.put("dense", rows.logit, gradient)
     if rows.wants("grad_labels"):
-        gradient = (lse - z) * scale
+        gradient = weight * (lse - z) * scale
         gradient[none] = 0
         if rows.macros["TABLE"] == "1":
             shape = (rows.rows, rows.classes)
@@ -171,9 +172,6 @@ def _sigmoid(rows):
     if rows.wants("dense"):
         gradient = (1 - y) - (1 + (weight - 1) * y) / (1 + np.exp(z))
         rows.put("dense", rows.logit, gradient * rows.number("scale"))
-    if rows.wants("grad_labels"):
-        gradient = -z + (weight - 1) * np.logaddexp(WIDE(0), -z)
-        rows.put("grad_labels", DTYPES[rows.macros["LABEL"]], gradient * rows.number("scale"))
 
 
 def _put_losses(rows, loss):
