@@ -80,6 +80,11 @@ class Dispatcher:
             self.close()
             raise
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the device is."""
+        return self._lost is not None
+
     def run(self, job: Callable[[], _T]) -> _T:
         """Does something on the device's thread and waits for it.
 

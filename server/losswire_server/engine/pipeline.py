@@ -12,6 +12,7 @@ error only when nothing of its batch is in flight any more, and every slot is gi
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -97,6 +98,11 @@ class Pipeline:
         return self._device
 
     @property
+    def is_lost(self) -> bool:
+        """Whether nothing will be computed any more."""
+        return self._dispatcher.is_lost
+
+    @property
     def free_slots(self) -> int:
         """How many slots nobody has; all of them when nothing is computed."""
         return self._slots.free
@@ -135,12 +141,19 @@ class Pipeline:
         self._device.close()
 
     def _depart(self, slot: Slot, airborne: deque[_Airborne], pending: deque[Chunk]) -> None:
-        """Starts the next chunk in a slot; one that finds no memory is cut smaller instead."""
+        """Starts the next chunk in a slot.
+
+        One that finds no memory is tried again in a slot that has some, and then cut smaller.
+        """
         chunk = pending.popleft()
         try:
             airborne.append(self._started(slot, chunk))
         except DeviceMemoryError:
             self._slots.give_back(slot)
+            if airborne:
+                pending.appendleft(chunk)
+                self._land(airborne.popleft())
+                return
             smaller = chunk.smaller()
             if not smaller:
                 raise
@@ -152,8 +165,7 @@ class Pipeline:
     def _started(self, slot: Slot, chunk: Chunk) -> _Airborne:
         layout = layout_of(chunk)
         if layout.nbytes > slot.nbytes:
-            size = max(layout.nbytes, self._chunk_bytes)
-            self._dispatcher.run(lambda: slot.reserve(size))
+            self._reserve(slot, layout.nbytes)
         request = chunk.request
         launch = self._kernels.plan(
             request, chunk.rows, self._device.traits, is_strided=chunk.is_strided
@@ -168,6 +180,19 @@ class Pipeline:
         )
         self._dispatcher.start(flight)
         return _Airborne(chunk, flight, layout, homecoming)
+
+    def _reserve(self, slot: Slot, nbytes: int) -> None:
+        """Grows a slot, if need be to no more than `nbytes` and at the cost of idle ones."""
+        with suppress(DeviceMemoryError):
+            size = max(nbytes, self._chunk_bytes)
+            return self._dispatcher.run(lambda: slot.reserve(size))
+        idle = self._slots.take_idle()
+        try:
+            self._dispatcher.run(lambda: [each.release() for each in idle])
+        finally:
+            for each in idle:
+                self._slots.give_back(each)
+        return self._dispatcher.run(lambda: slot.reserve(nbytes))
 
     def _land(self, each: _Airborne) -> None:
         """Waits for a chunk, the oldest of its batch, and takes its results."""

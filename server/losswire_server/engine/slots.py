@@ -100,6 +100,13 @@ class Slots:
         except queue.Empty:
             return None
 
+    def take_idle(self) -> list[Slot]:
+        """All that are free."""
+        taken: list[Slot] = []
+        while (slot := self.take(is_patient=False)) is not None:
+            taken.append(slot)
+        return taken
+
     def give_back(self, slot: Slot) -> None:
         """Lets others have it."""
         self._free.put(slot)
