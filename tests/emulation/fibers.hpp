@@ -66,10 +66,9 @@ __attribute__((naked, noinline)) inline void switch_stack(void** /*from*/, void*
 inline void prepare(Context& context, unsigned char* stack, size_t bytes, void (*body)()) {
     auto** top = reinterpret_cast<void**>(stack + bytes);
     top[-1] = nullptr;
-    top[-2] = nullptr;
-    top[-3] = reinterpret_cast<void*>(body);
-    for (int kept = 4; kept <= 9; ++kept) top[-kept] = nullptr;
-    context.stack_pointer = top - 9;
+    top[-2] = reinterpret_cast<void*>(body);  // so that its stack is aligned as a call leaves it
+    for (int kept = 3; kept <= 8; ++kept) top[-kept] = nullptr;
+    context.stack_pointer = top - 8;
 }
 
 inline void switch_context(Context& from, Context& to) { switch_stack(&from.stack_pointer, to.stack_pointer); }

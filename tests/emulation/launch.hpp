@@ -30,16 +30,18 @@ class FaultCatcher {
     FaultCatcher(const FaultCatcher&) = delete;
     FaultCatcher& operator=(const FaultCatcher&) = delete;
     ~FaultCatcher() {
-        for (size_t fault = 0; fault < FAULT_COUNT; ++fault) sigaction(FAULTS[fault], &before_[fault], nullptr);
+        for (const int fault : FAULTS) give_back(fault);
         sigaltstack(&stack_before_, nullptr);
     }
 
   private:
+    static void give_back(int signal) {
+        for (size_t fault = 0; fault < FAULT_COUNT; ++fault)
+            if (FAULTS[fault] == signal) sigaction(signal, &before_[fault], nullptr);
+    }
+
     static void caught(int signal, siginfo_t* about, void*) {
-        if (current == nullptr) {
-            ::signal(signal, SIG_DFL);
-            return;
-        }
+        if (current == nullptr) return give_back(signal);
         if (signal == SIGILL) machine->fail("overflows, shifts too far, or uses a misaligned address or wrong index");
         if (signal == SIGFPE) machine->fail("divides an integer by zero");
         machine->fail("touches %s", machine->place(static_cast<const unsigned char*>(about->si_addr)).c_str());
@@ -47,7 +49,7 @@ class FaultCatcher {
 
     unsigned char stack_[64 * 1024];
     stack_t stack_before_{};
-    struct sigaction before_[FAULT_COUNT];
+    static inline struct sigaction before_[FAULT_COUNT];
 };
 
 template <typename Arguments>

@@ -36,14 +36,18 @@ struct Launch {
 
 // Where threads wait for one another. `generation` counts the meetings held.
 struct Exchange {
+    Exchange() = default;
+    Exchange(const char* group, unsigned members) : group(group), members(members) {}
+
+    const char* group = "";
     unsigned members = 0, arrived = 0, generation = 0;
     const char* primitive = "";
 };
 
 // Two sets of words: a lane may put its next before another has taken the last, but no lane can be two ahead.
 struct Warp {
-    Exchange exchange;
-    unsigned long long words[2][WARP];
+    Exchange exchange{"warp", WARP};
+    unsigned long long words[2][WARP] = {};
 };
 
 // Dynamic shared memory, full of a pattern that is NaN in every floating-point format, between a guard that is looked
@@ -149,8 +153,7 @@ class Machine {
     // Called by a fiber: waits until all members of the exchange have come.
     void meet(Exchange& exchange, const char* primitive) {
         if (exchange.arrived > 0 && strcmp(exchange.primitive, primitive) != 0)
-            fail("comes to %s where others of the same %s wait in %s", primitive,
-                 exchange.members == WARP ? "warp or block" : "block or cluster", exchange.primitive);
+            fail("comes to %s while others of its %s wait in %s", primitive, exchange.group, exchange.primitive);
         exchange.primitive = primitive;
         current->waiting = &exchange;
         current->generation = exchange.generation;
@@ -217,17 +220,14 @@ class Machine {
 
     // Blocks and threads of one cluster, all before their first instruction.
     void begin(unsigned cluster_index) {
-        cluster = Exchange{};
-        cluster.members = static_cast<unsigned>(threads_at_once());
+        cluster = Exchange{"cluster", static_cast<unsigned>(threads_at_once())};
         for (unsigned rank = 0; rank < launch_.cluster; ++rank) {
             Block& one = blocks[rank];
             one.index.x = cluster_index * launch_.cluster + rank;
             one.rank = rank;
             one.ended = 0;
-            one.exchange = Exchange{};
-            one.exchange.members = launch_.block;
+            one.exchange = Exchange{"block", launch_.block};
             one.warps.assign(launch_.block / WARP, Warp{});
-            for (Warp& warp : one.warps) warp.exchange.members = WARP;
             one.shared.fill();
         }
         std::vector<unsigned> order(threads_.size());

@@ -48,13 +48,13 @@ FEW_CLASSES: Final = 64
 """Classes up to which a thread has a row for itself."""
 
 TILINGS: Final = (
-    ("WARPS", 128, 1),
-    ("BLOCKS", 128, 1),
-    ("BLOCKS", 256, 1),
-    ("BLOCKS", 512, 1),
-    ("BLOCKS", 512, 2),
-    ("BLOCKS", 512, 4),
-    ("BLOCKS", 512, 8),
+    ("WARP_PER_ROW", 128, 1),
+    ("BLOCK_PER_ROW", 128, 1),
+    ("BLOCK_PER_ROW", 256, 1),
+    ("BLOCK_PER_ROW", 512, 1),
+    ("BLOCK_PER_ROW", 512, 2),
+    ("BLOCK_PER_ROW", 512, 4),
+    ("BLOCK_PER_ROW", 512, 8),
 )
 """Tilings, threads of a block and blocks of a cluster; the first that can hold a row in registers.
 
@@ -175,7 +175,7 @@ def plan(request: LossRequest, rows: int, traits: Traits, *, is_strided: bool) -
         LOGIT_ALIGNMENT=str(_alignment(request.logits.dtype, request.classes)),
     )
     kernel = _kernel("rows.cu", "losswire_rows", macros)
-    if tiling.name == "WARPS":
+    if tiling.name == "WARP_PER_ROW":
         return Launch(kernel, _ceil(rows, tiling.threads // _WARP), tiling.threads, 0)
     shared = 2 * (tiling.threads // _WARP + tiling.cluster) * _EXCHANGED_BYTES
     return Launch(kernel, rows * tiling.cluster, tiling.threads, shared, tiling.cluster)
@@ -206,12 +206,12 @@ def tiling_of(request: LossRequest, traits: Traits) -> Tiling:
         held //= 2  # a label beside each logit
     for name, threads, cluster in TILINGS:
         is_able = cluster == 1 or traits.capability >= CLUSTER_CAPABILITY
-        group = _WARP if name == "WARPS" else threads * cluster
+        group = _WARP if name == "WARP_PER_ROW" else threads * cluster
         if is_able and request.classes <= group * held:
             needed = _ceil(request.classes, group * run)
             runs = next(count for count in _RUNS if count >= needed)
             return Tiling(name, threads, runs, cluster)
-    return Tiling("SWEEPS", SWEEP_THREADS, 0)
+    return Tiling("TWO_READS", SWEEP_THREADS, 0)
 
 
 def _plan_few(request: LossRequest, rows: int, macros: dict[str, str]) -> Launch:

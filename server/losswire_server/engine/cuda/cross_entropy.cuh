@@ -18,6 +18,7 @@
 struct Loss : Softmax {
     static constexpr int PEAKS = 1;
     static constexpr bool HAS_SECOND = false;
+    static constexpr int SECOND_SUMS = 1;
     static constexpr bool KEEPS_E = !GRAD_LABELS;  // and no logit, once its exponential is known
 
     // Places of the sums: of class weights or of q; of these times peak - z; of e * (z - peak).

@@ -92,12 +92,12 @@ __device__ __forceinline__ unsigned cluster_address(const void* own, unsigned ra
     return theirs;
 }
 
-#define LOSSWIRE_CLUSTER_READ(Value, type, constraint)                                               \
-    __device__ __forceinline__ Value cluster_read(const Value* own, unsigned rank) {                 \
-        Value value;                                                                                 \
-        asm volatile("ld.shared::cluster." type " %0, [%1];"                                         \
-                     : "=" constraint(value) : "r"(cluster_address(own, rank)) : "memory");          \
-        return value;                                                                                \
+#define LOSSWIRE_CLUSTER_READ(Value, type, constraint)                                                          \
+    __device__ __forceinline__ Value cluster_read(const Value* own, unsigned rank) {                            \
+        Value value;                                                                                            \
+        asm volatile("ld.shared::cluster." type " %0, [%1];"                                                    \
+                     : "=" constraint(value) : "r"(cluster_address(own, rank)) : "memory");                     \
+        return value;                                                                                           \
     }
 
 #else
@@ -106,7 +106,7 @@ __device__ __forceinline__ unsigned cluster_rank() { return 0; }
 __device__ __forceinline__ unsigned cluster_blocks() { return 1; }
 __device__ __forceinline__ void cluster_sync() { block_sync(); }
 
-#define LOSSWIRE_CLUSTER_READ(Value, type, constraint) \
+#define LOSSWIRE_CLUSTER_READ(Value, type, constraint)                                                          \
     __device__ __forceinline__ Value cluster_read(const Value* own, unsigned) { return *own; }
 
 #endif
@@ -127,11 +127,11 @@ struct alignas(16) Pack {
 
 #if __CUDA_ARCH__ >= 800
 // A rule for lines of the second-level cache, to be hinted at with a load.
-#define LOSSWIRE_CACHE_RULE(name, order)                                               \
-    __device__ __forceinline__ unsigned long long name() {                             \
-        unsigned long long rule;                                                       \
-        asm("createpolicy.fractional.L2::" order ".b64 %0, 1.0;" : "=l"(rule));        \
-        return rule;                                                                   \
+#define LOSSWIRE_CACHE_RULE(name, order)                                                                        \
+    __device__ __forceinline__ unsigned long long name() {                                                      \
+        unsigned long long rule;                                                                                \
+        asm("createpolicy.fractional.L2::" order ".b64 %0, 1.0;" : "=l"(rule));                                 \
+        return rule;                                                                                            \
     }
 LOSSWIRE_CACHE_RULE(leave_first, "evict_first")
 LOSSWIRE_CACHE_RULE(leave_last, "evict_last")
@@ -144,38 +144,38 @@ LOSSWIRE_CACHE_RULE(leave_last, "evict_last")
 #define LOSSWIRE_RULE(rule)
 #endif
 
-#define LOSSWIRE_LOAD_PACK(name, rule)                                                                       \
-    __device__ __forceinline__ Pack name(const Pack* from) {                                                 \
-        Pack pack;                                                                                           \
-        asm("ld.global.nc.L1::no_allocate" LOSSWIRE_HINT ".v4.u32 {%0, %1, %2, %3}, [%4]"                    \
-            LOSSWIRE_RULE_OPERAND("%5") ";"                                                                  \
-            : "=r"(pack.word[0]), "=r"(pack.word[1]), "=r"(pack.word[2]), "=r"(pack.word[3])                 \
-            : "l"(from) LOSSWIRE_RULE(rule));                                                                \
-        return pack;                                                                                         \
+#define LOSSWIRE_LOAD_PACK(name, rule)                                                                          \
+    __device__ __forceinline__ Pack name(const Pack* from) {                                                    \
+        Pack pack;                                                                                              \
+        asm volatile("ld.global.L1::no_allocate" LOSSWIRE_HINT ".v4.u32 {%0, %1, %2, %3}, [%4]"                 \
+            LOSSWIRE_RULE_OPERAND("%5") ";"                                                                     \
+            : "=r"(pack.word[0]), "=r"(pack.word[1]), "=r"(pack.word[2]), "=r"(pack.word[3])                    \
+            : "l"(from) LOSSWIRE_RULE(rule));                                                                   \
+        return pack;                                                                                            \
     }
 
-#define LOSSWIRE_LOAD(name, rule, Value, type, constraint)                                                   \
-    __device__ __forceinline__ Value name(const Value* from) {                                               \
-        Value value;                                                                                         \
-        asm("ld.global.nc.L1::no_allocate" LOSSWIRE_HINT "." type " %0, [%1]"                                \
-            LOSSWIRE_RULE_OPERAND("%2") ";"                                                                  \
-            : "=" constraint(value) : "l"(from) LOSSWIRE_RULE(rule));                                        \
-        return value;                                                                                        \
+#define LOSSWIRE_LOAD(name, rule, Value, type, constraint)                                                      \
+    __device__ __forceinline__ Value name(const Value* from) {                                                  \
+        Value value;                                                                                            \
+        asm volatile("ld.global.L1::no_allocate" LOSSWIRE_HINT "." type " %0, [%1]"                             \
+            LOSSWIRE_RULE_OPERAND("%2") ";"                                                                     \
+            : "=" constraint(value) : "l"(from) LOSSWIRE_RULE(rule));                                           \
+        return value;                                                                                           \
     }
 
-#define LOSSWIRE_STORE(Value, type, constraint)                                                              \
-    __device__ __forceinline__ void store_once(Value* to, Value value) {                                     \
-        asm volatile("st.global.cs." type " [%0], %1;" :: "l"(to), constraint(value) : "memory");            \
+#define LOSSWIRE_STORE(Value, type, constraint)                                                                 \
+    __device__ __forceinline__ void store_once(Value* to, Value value) {                                        \
+        asm volatile("st.global.cs." type " [%0], %1;" :: "l"(to), constraint(value) : "memory");               \
     }
 
-#define LOSSWIRE_MEMORY(Value, type, constraint)                 \
-    LOSSWIRE_LOAD(load_once, leave_first, Value, type, constraint) \
-    LOSSWIRE_LOAD(load_again, leave_last, Value, type, constraint) \
+#define LOSSWIRE_MEMORY(Value, type, constraint)                                                                \
+    LOSSWIRE_LOAD(load_once, leave_first, Value, type, constraint)                                              \
+    LOSSWIRE_LOAD(load_again, leave_last, Value, type, constraint)                                              \
     LOSSWIRE_STORE(Value, type, constraint)
 
-// `load_once` reads what no thread of this kernel writes, and leaves the caches to others; `load_again` asks the
-// second-level cache to keep it, since it is read a second time; `store_once` writes what nobody reads here.
-// Addresses are aligned to what is moved.
+// `load_once` leaves the caches to others; `load_again` asks the second-level cache to keep what it reads, since it is
+// read a second time; `store_once` leaves the caches first. They keep their order among themselves in a thread, so that
+// a row may be written where it was read. Addresses are aligned to what is moved.
 LOSSWIRE_LOAD_PACK(load_once, leave_first)
 LOSSWIRE_LOAD_PACK(load_again, leave_last)
 LOSSWIRE_MEMORY(unsigned short, "u16", "h")

@@ -108,7 +108,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) losswire_elements(const Ar
     const long long count = arguments.rows;
     if (c >= count) return;
     const Place place{0, 1};
-    Real z[RUN], y[RUN], weight[RUN], losses[RUN], gradients[RUN];
+    Real z[RUN] = {}, y[RUN] = {}, weight[RUN] = {}, losses[RUN] = {}, gradients[RUN] = {};
     read_run<16, Reading::LAST, false>(static_cast<const LOGIT*>(arguments.logits), place, c, count, z);
     read_run<16, Reading::LAST, false>(static_cast<const LABEL*>(arguments.labels), place, c, count, y);
     if (POS_WEIGHT) {
@@ -117,11 +117,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) losswire_elements(const Ar
 #pragma unroll
     for (int i = 0; i < RUN; ++i) {
         if (c + i >= count) continue;
-        const Outcome is = outcome(arguments, z[i], y[i], POS_WEIGHT ? weight[i] : Real(1));
+        Outcome is = outcome(arguments, z[i], y[i], POS_WEIGHT ? weight[i] : Real(1));
         const double loss_weight = arguments.weight ? arguments.weight[c + i] : arguments.weight_of_all;
         const double scale = arguments.scale ? arguments.scale[c + i] : arguments.scale_of_all;
         const unsigned char flags = arguments.flags ? arguments.flags[c + i] : 0;
         losses[i] = (flags & NO_LOSS) != 0 ? Real(0) : is.loss * static_cast<Real>(loss_weight);
+        if (is_nan(is.loss)) is.gradient = is.loss;
         gradients[i] = (flags & NO_GRADIENT) != 0 ? Real(0) : is.gradient * static_cast<Real>(scale);
     }
     write_run<16, false>(static_cast<Real*>(arguments.per_example), place, c, count, losses);

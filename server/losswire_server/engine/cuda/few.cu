@@ -11,8 +11,6 @@
 
 #include "row.cuh"
 
-constexpr int MOST_CLASSES = 64;
-
 // Rows of a block in shared memory: values [THREADS, pitch].
 struct SharedRows {
     Real* values;
@@ -21,7 +19,7 @@ struct SharedRows {
     __device__ __forceinline__ Real& at(int row, int c) const { return values[row * pitch + c]; }
 };
 
-// i / classes for i < THREADS * MOST_CLASSES, without a division.
+// i / classes for fewer than 128 rows of up to 64 classes, without a division.
 struct Divisor {
     unsigned factor;
     int classes;

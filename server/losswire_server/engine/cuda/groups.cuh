@@ -55,25 +55,25 @@ struct Warp {
 };
 
 // Shared memory that a group of warps needs, by warps of one block.
-template <int WARPS, int BLOCKS>
+template <int IN_BLOCK, int PARTS>
 struct Exchange {
-    long long by_warp[2][WARPS][MOST_VALUES];
-    long long by_block[2][BLOCKS][MOST_VALUES];
+    long long by_warp[2][IN_BLOCK][MOST_VALUES];
+    long long by_block[2][PARTS][MOST_VALUES];
 };
 
-template <int THREADS, int BLOCKS>
+template <int WIDTH, int PARTS>
 struct Cluster {
-    static constexpr int SIZE = THREADS * BLOCKS;
-    static constexpr int WARPS = THREADS / WARP;
+    static constexpr int SIZE = WIDTH * PARTS;
+    static constexpr int IN_BLOCK = WIDTH / WARP;  // warps
 
-    Exchange<WARPS, BLOCKS>* exchange;
+    Exchange<IN_BLOCK, PARTS>* exchange;
     int half = 0;
 
     __device__ __forceinline__ Cluster()
-        : exchange(reinterpret_cast<Exchange<WARPS, BLOCKS>*>(shared_memory())) {}
+        : exchange(reinterpret_cast<Exchange<IN_BLOCK, PARTS>*>(shared_memory())) {}
 
     __device__ __forceinline__ int rank() const {
-        return (BLOCKS == 1 ? 0 : static_cast<int>(cluster_rank()) * THREADS) + threadIdx.x;
+        return (PARTS == 1 ? 0 : static_cast<int>(cluster_rank()) * WIDTH) + threadIdx.x;
     }
 
     template <typename Rule, int COUNT, typename Value>
@@ -86,8 +86,8 @@ struct Cluster {
             for (int i = 0; i < COUNT; ++i) slots[threadIdx.x / WARP][i] = values[i];
         }
         block_sync();
-        collect<Rule, WARPS>(slots, values);
-        if (BLOCKS > 1) across_blocks<Rule>(values);
+        collect<Rule, IN_BLOCK>(slots, values);
+        if (PARTS > 1) across_blocks<Rule>(values);
         half ^= 1;
     }
 
@@ -112,14 +112,14 @@ struct Cluster {
             for (int i = 0; i < COUNT; ++i) own[0][i] = values[i];
         }
         cluster_sync();
-        if (threadIdx.x < BLOCKS * COUNT) {
+        if (threadIdx.x < PARTS * COUNT) {
             const int block = threadIdx.x / COUNT, i = threadIdx.x % COUNT;
             mine[block][i] = cluster_read(&own[0][i], block);
         }
         block_sync();
-        collect<Rule, BLOCKS>(mine, values);
+        collect<Rule, PARTS>(mine, values);
     }
 };
 
-template <int THREADS>
-using Block = Cluster<THREADS, 1>;
+template <int WIDTH>
+using Block = Cluster<WIDTH, 1>;

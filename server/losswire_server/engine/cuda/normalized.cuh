@@ -11,6 +11,7 @@
 struct Loss : Softmax {
     static constexpr int PEAKS = 1;
     static constexpr bool HAS_SECOND = false;
+    static constexpr int SECOND_SUMS = 1;
     static constexpr bool KEEPS_E = !LOGARITHM;
     static constexpr int SUMS = OWN;
 

@@ -82,7 +82,10 @@ struct WordOf<16> {
     using Type = Pack;
 };
 
-constexpr int lesser(int a, int b) { return a < b ? a : b; }
+// Bytes of the widest word that every row is aligned to, among `most` bytes of `least` each.
+__device__ constexpr int word_bytes(int alignment, int least, int most) {
+    return alignment < least ? least : (alignment < most ? alignment : most);
+}
 
 // Whether a second read follows, which the cache should still have then.
 enum class Reading { LAST, FIRST_OF_TWO };
@@ -110,7 +113,7 @@ __device__ __forceinline__ void write_one(Value* to, Real value) {
 template <int ALIGNMENT, Reading READING, typename Value>
 __device__ __forceinline__ void read_whole(const Value* from, Real (&to)[RUN]) {
     constexpr int BYTES = RUN * static_cast<int>(sizeof(Value));
-    constexpr int STEP = lesser(ALIGNMENT, BYTES);
+    constexpr int STEP = word_bytes(ALIGNMENT, sizeof(Value), BYTES);
     constexpr int EACH = STEP / static_cast<int>(sizeof(Value));
     using Word = typename WordOf<STEP>::Type;
 #pragma unroll
@@ -128,7 +131,7 @@ __device__ __forceinline__ void read_whole(const Value* from, Real (&to)[RUN]) {
 template <int ALIGNMENT, typename Value>
 __device__ __forceinline__ void write_whole(Value* to, const Real (&from)[RUN]) {
     constexpr int BYTES = RUN * static_cast<int>(sizeof(Value));
-    constexpr int STEP = lesser(ALIGNMENT, BYTES);
+    constexpr int STEP = word_bytes(ALIGNMENT, sizeof(Value), BYTES);
     constexpr int EACH = STEP / static_cast<int>(sizeof(Value));
     using Word = typename WordOf<STEP>::Type;
     using Own = typename Format<Value>::Real;

@@ -33,6 +33,10 @@ struct Loss {
         id = IDS ? arguments.ids[row] : -1;
     }
 
+    // There are no peaks.
+    static __device__ __forceinline__ void look(Real*, const Arguments&, const Element&) {}
+    static __device__ __forceinline__ void raise(Real*, const Real*, const Real*) {}
+
     __device__ __forceinline__ bool is_outside(Real p) const { return p < epsilon || p > most; }
 
     __device__ __forceinline__ Real clipped(Real p) const {

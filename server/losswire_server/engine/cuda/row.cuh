@@ -9,18 +9,9 @@
 constexpr long long NOWHERE = 0x7fffffffffffffffll;
 
 // A number that must not be 0 long: arrays of no elements do not exist.
-constexpr int at_least_1(int count) { return count > 0 ? count : 1; }
+__device__ constexpr int at_least_1(int count) { return count > 0 ? count : 1; }
 
 constexpr int PEAK_COUNT = at_least_1(Loss::PEAKS);
-
-template <bool HAS>
-struct SecondSums {
-    static constexpr int COUNT = Loss::SECOND_SUMS;
-};
-template <>
-struct SecondSums<false> {
-    static constexpr int COUNT = 1;
-};
 
 // The class of the largest logit, the first of several; NaN counts as larger than any.
 struct Argmax {
@@ -57,7 +48,7 @@ struct Gradients {
     __device__ __forceinline__ Real of_logit(const Element& at) const {
         return is_blank ? Real(0) : loss.gradient(arguments, at) * scale;
     }
-    __device__ __forceinline__ Real of_label(const Element& at) const {
+    __device__ __forceinline__ Real of_label([[maybe_unused]] const Element& at) const {
 #if GRAD_LABELS
         return is_blank ? Real(0) : loss.label_gradient(arguments, at) * label_scale;
 #else
@@ -141,7 +132,7 @@ __device__ __forceinline__ void compute_row(
     if (is_fault) loss.id = 0;  // so that nothing is read elsewhere; the row becomes NaN
 #endif
 
-    Real peaks[PEAK_COUNT], sums[Loss::SUMS], second[SecondSums<Loss::HAS_SECOND>::COUNT];
+    Real peaks[PEAK_COUNT], sums[Loss::SUMS], second[Loss::SECOND_SUMS];
     for (Real& peak : peaks) peak = no_logit();
     for (Real& sum : sums) sum = 0;
     for (Real& sum : second) sum = 0;
@@ -181,9 +172,10 @@ __device__ __forceinline__ void compute_row(
     }
     if (GRAD_LOGITS || GRAD_LABELS) {
         double scale = arguments.scale ? arguments.scale[row.number] : arguments.scale_of_all;
+        if (is_fault || is_nan(value)) scale = static_cast<double>(nan());  // all of the row
         const Real label_scale = static_cast<Real>(scale);
         if (TEMPERATURE) scale /= arguments.temperature;
-        const Real logit_scale = is_fault ? nan() : static_cast<Real>(scale);
+        const Real logit_scale = static_cast<Real>(scale);
         held.write(Gradients<Held::IS_KEPT && Loss::KEEPS_E && !ARGMAX>{
             arguments, loss, peaks, logit_scale, label_scale, (flags & NO_GRADIENT) != 0});
     }

@@ -1,8 +1,8 @@
 // Loss and gradient of rows, each computed by a group of threads: one launch for a whole batch.
 //
-//     TILING  WARPS    a warp per row, THREADS / 32 rows per block; the row in registers
-//             BLOCKS   a block per row, or CLUSTER blocks; the row in registers
-//             SWEEPS   a block per row, which is read twice (RUNS 0)
+//     TILING  WARP_PER_ROW   a warp per row, THREADS / 32 rows per block; the row in registers
+//             BLOCK_PER_ROW  a block per row, or CLUSTER blocks; the row in registers
+//             TWO_READS      a block per row, which is read twice (RUNS 0)
 //
 //     RUNS    runs of 16 bytes of logits that a thread holds
 //
@@ -20,17 +20,17 @@
 #define CLUSTER 1
 #endif
 
-#define WARPS 1
-#define BLOCKS 2
-#define SWEEPS 3
+#define WARP_PER_ROW 1
+#define BLOCK_PER_ROW 2
+#define TWO_READS 3
 
-#if TILING == WARPS
+#if TILING == WARP_PER_ROW
 using RowGroup = Warp;
 #else
 using RowGroup = Cluster<THREADS, CLUSTER>;
 #endif
 
-#if TILING == SWEEPS
+#if TILING == TWO_READS
 using RowHeld = InMemory<RowGroup>;
 #else
 using RowHeld = InRegisters<RowGroup, RUNS>;
@@ -38,7 +38,7 @@ using RowHeld = InRegisters<RowGroup, RUNS>;
 
 extern "C" __global__ void __launch_bounds__(THREADS) CLUSTER_OF(CLUSTER)
     losswire_rows(const Arguments arguments) {
-#if TILING == WARPS
+#if TILING == WARP_PER_ROW
     const long long row = static_cast<long long>(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP;
     if (row >= arguments.rows) return;
 #else

@@ -22,7 +22,7 @@ struct Element {
 };
 
 // z of a logit.
-__device__ __forceinline__ Real shaped(const Arguments& arguments, Real logit) {
+__device__ __forceinline__ Real shaped([[maybe_unused]] const Arguments& arguments, Real logit) {
 #if SOFTCAP
     const Real cap = static_cast<Real>(arguments.softcap);
     logit = hyperbolic_tangent(logit / cap);

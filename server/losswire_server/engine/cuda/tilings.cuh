@@ -78,32 +78,32 @@ __device__ __forceinline__ void write_gradients(
     }
 }
 
-template <typename Group, int RUNS>
+template <typename Group, int HELD>
 struct InRegisters {
     static constexpr bool IS_KEPT = true;
 
     const Arguments& arguments;
     const Row& row;
     int rank;
-    Real kept[RUNS][RUN];
-    Real label[HAS_LABELS ? RUNS : 1][RUN];
+    Real kept[HELD][RUN] = {};
+    Real label[HAS_LABELS ? HELD : 1][RUN] = {};
 
     __device__ __forceinline__ InRegisters(const Arguments& all, const Row& which, const Group& group)
         : arguments(all), row(which), rank(group.rank()) {
         const LOGIT* logits = static_cast<const LOGIT*>(arguments.logits);
 #pragma unroll
-        for (int k = 0; k < RUNS; ++k) {
+        for (int k = 0; k < HELD; ++k) {
             read_run<LOGIT_ALIGNMENT, SOFTCAP ? Reading::FIRST_OF_TWO : Reading::LAST, STRIDED>(
                 logits, row.place, first(k), arguments.classes, kept[k]);
         }
         if (HAS_LABELS) {
 #pragma unroll
-            for (int k = 0; k < RUNS; ++k) {
+            for (int k = 0; k < HELD; ++k) {
                 read_labels<LABEL_ALIGNMENT, Reading::LAST>(arguments, row, first(k), label[k]);
             }
         }
 #pragma unroll
-        for (int k = 0; k < RUNS; ++k) {
+        for (int k = 0; k < HELD; ++k) {
 #pragma unroll
             for (int i = 0; i < RUN; ++i) kept[k][i] = shaped(arguments, kept[k][i]);
         }
@@ -117,7 +117,7 @@ struct InRegisters {
     template <typename Visit>
     __device__ __forceinline__ void sweep(const Visit& visit) {
 #pragma unroll
-        for (int k = 0; k < RUNS; ++k) {
+        for (int k = 0; k < HELD; ++k) {
 #pragma unroll
             for (int i = 0; i < RUN; ++i) {
                 const long long c = first(k) + i;
@@ -129,7 +129,7 @@ struct InRegisters {
     template <typename Gradients>
     __device__ __forceinline__ void write(const Gradients& gradients) {
 #pragma unroll
-        for (int k = 0; k < RUNS; ++k) {
+        for (int k = 0; k < HELD; ++k) {
             if (first(k) >= arguments.classes) continue;
             Element elements[RUN];
 #pragma unroll
@@ -157,7 +157,7 @@ struct InMemory {
         const LOGIT* logits = static_cast<const LOGIT*>(arguments.logits);
         for (long long c = static_cast<long long>(rank) * RUN; c < arguments.classes;
              c += static_cast<long long>(Group::SIZE) * RUN) {
-            Real z[RUN], label[RUN];
+            Real z[RUN] = {}, label[RUN] = {};
             read_run<LOGIT_ALIGNMENT, READING, STRIDED>(logits, row.place, c, arguments.classes, z);
             read_labels<LABEL_ALIGNMENT, READING>(arguments, row, c, label);
 #pragma unroll
