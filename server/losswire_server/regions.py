@@ -11,6 +11,7 @@ on it keep the mapping until they are done.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import fcntl
 import hmac
@@ -20,9 +21,10 @@ import resource
 import secrets
 import stat
 import sys
+import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from losswire_server.errors import (
     InvalidRequest,
@@ -31,6 +33,9 @@ from losswire_server.errors import (
     RequestFailed,
     UnknownRegion,
 )
+
+if TYPE_CHECKING:
+    from losswire_server.engine.protocol import Registrar
 
 PROOF_BYTES: Final = 32
 """At the start of a region: random bytes that OpenRegion repeats."""
@@ -52,6 +57,22 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 FileId: TypeAlias = tuple[int, int]
 """Device and inode: what two regions share that are one and the same memory."""
+
+
+class _Mapping(mmap.mmap):
+    """Memory that a registrar knows of from when it is mapped until right before it is not."""
+
+    registrar: Registrar | None = None
+    address = 0
+
+    def announce(self, registrar: Registrar) -> None:
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self))
+        registrar.register(self.address, len(self))
+        self.registrar = registrar
+
+    def __del__(self) -> None:
+        if self.registrar is not None:
+            self.registrar.unregister(self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +103,12 @@ class Regions:
 
     Args:
         max_region_bytes: 0 where no memory is shared.
+        registrar: told of all memory while it is mapped; None for no one.
     """
 
-    def __init__(self, max_region_bytes: int) -> None:
+    def __init__(self, max_region_bytes: int, registrar: Registrar | None = None) -> None:
         self._limit = max_region_bytes
+        self._registrar = registrar
         self._owners: dict[int, _Owner] = {}
         self._by_id: dict[str, Region] = {}
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -117,7 +140,7 @@ class Regions:
         owner = self._owners.get(pid) or self._watch(pid)
         owner.opening += 1
         try:
-            file, memory = await asyncio.to_thread(_map, pid, fd, size, proof)
+            file, memory = await asyncio.to_thread(_map, pid, fd, size, proof, self._registrar)
             await self._room(owner, size)
             if self._owners.get(pid) is not owner:  # it has ended meanwhile
                 raise _refused()
@@ -206,13 +229,10 @@ class Regions:
 
     def _make_room(self, owner: _Owner, size: int) -> None:
         """Lets the least recently used regions go that no call is using."""
-        for region_id, region in list(owner.regions.items()):
+        for region_id in list(owner.regions):
             if owner.nbytes + size <= self._limit and len(owner.regions) < MOST_REGIONS:
                 break
-            with suppress(BufferError):  # a call looks into it
-                region.memory.close()
-                del owner.regions[region_id]
-                self._by_id.pop(region_id, None)  # the process may have ended
+            self._let_go(owner, region_id)
         if owner.nbytes + size > self._limit:
             raise Overloaded(
                 f"size_bytes: calls are using {owner.nbytes} of {self._limit} bytes"
@@ -224,8 +244,25 @@ class Regions:
                 "process_file: the server has no room for more regions", RETRY_DELAY_MS
             )
 
+    def _let_go(self, owner: _Owner, region_id: str) -> None:
+        """Unmaps a region, unless a call looks into it.
 
-def _map(pid: int, fd: int, size: int, proof: bytes) -> tuple[FileId, mmap.mmap]:
+        Not by `close`, which finds that out too late: a registrar is told before.
+        """
+        region = owner.regions.pop(region_id)
+        is_open = self._by_id.pop(region_id, None) is not None  # the process may have ended
+        pid, file, size, memory = region.pid, region.file, region.size, weakref.ref(region.memory)
+        del region
+        kept = memory()
+        if kept is not None:
+            owner.regions[region_id] = Region(pid, file, size, kept)
+            if is_open:
+                self._by_id[region_id] = owner.regions[region_id]
+
+
+def _map(
+    pid: int, fd: int, size: int, proof: bytes, registrar: Registrar | None
+) -> tuple[FileId, mmap.mmap]:
     try:
         file = _open(f"/proc/{pid}/fd/{fd}")
     except OSError as error:
@@ -235,7 +272,7 @@ def _map(pid: int, fd: int, size: int, proof: bytes) -> tuple[FileId, mmap.mmap]
         if len(head) < PROOF_BYTES or not hmac.compare_digest(head, proof):
             raise _refused()
         _check(file, size)
-        memory = mmap.mmap(file, size)
+        memory = _Mapping(file, size)
         status = os.fstat(file)
     except OSError as error:
         raise _failed(error) from error
@@ -244,6 +281,8 @@ def _map(pid: int, fd: int, size: int, proof: bytes) -> tuple[FileId, mmap.mmap]
     with suppress(OSError):  # pages that are not mapped now will be when they are touched
         for start in range(0, size, _POPULATED_BYTES):
             memory.madvise(_POPULATE_WRITE, start, min(_POPULATED_BYTES, size - start))
+    if registrar is not None:
+        memory.announce(registrar)
     return (status.st_dev, status.st_ino), memory
 
 

@@ -7,7 +7,7 @@ from its own request, so no neighbour and no cut can change a bit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from losswire_proto import dtypes
@@ -37,8 +37,11 @@ class Chunk:
 
     @property
     def request(self) -> LossRequest:
-        """Any of the requests, for what they have in common."""
-        return self.pieces[0].work.request
+        """Any of the requests, for what they have in common; with labels where it has a table."""
+        work = self.pieces[0].work
+        if work.request.labels is None and work.label_table is not None:
+            return replace(work.request, labels=work.label_table.table)
+        return work.request
 
     @property
     def is_strided(self) -> bool:

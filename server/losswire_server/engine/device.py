@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from losswire_proto.dtypes import Array
     from losswire_server.engine.launches import Kernel, Launch, Traits
 
@@ -120,7 +118,7 @@ class Device(Protocol):
     def compile(self, kernel: Kernel) -> None:
         """Compiles a kernel now rather than at its first launch."""
 
-    def launch(self, launch: Launch, arguments: np.void, stream: Stream) -> None:
+    def launch(self, launch: Launch, arguments: Array, stream: Stream) -> None:
         """Starts a kernel, with a record of `launches.ARGUMENTS` as its argument."""
 
     def close(self) -> None:

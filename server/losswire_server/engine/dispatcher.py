@@ -23,8 +23,7 @@ from losswire_server.engine.device import DeviceError, DeviceLost
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
-
+    from losswire_proto.dtypes import Array
     from losswire_server.engine.device import Device
     from losswire_server.engine.launches import Launch
     from losswire_server.engine.slots import Slot
@@ -51,7 +50,7 @@ class Flight:
 
     slot: Slot
     launch: Launch
-    arguments: np.void
+    arguments: Array
     uploads: Sequence[Copy]
     downloads: Sequence[Copy]
     landing: Future[None] = field(default_factory=Future)

@@ -71,7 +71,7 @@ class Layout:
     weight_of_all: float
     scale_of_all: float
 
-    def arguments(self, chunk: Chunk, base: int, options: dict[str, float]) -> Any:
+    def arguments(self, chunk: Chunk, base: int, options: dict[str, float]) -> Array:
         """The kernel's argument for a chunk that lies at `base`."""
         record = np.zeros((), launches.ARGUMENTS)
         for field in self.fields:

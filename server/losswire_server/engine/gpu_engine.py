@@ -80,6 +80,11 @@ class GpuEngine:
         """The GPUs, by name."""
         return ", ".join(pipeline.device.name for pipeline in self._pipelines)
 
+    @property
+    def registrar(self) -> GpuEngine:
+        """This engine: it copies from and to the memory of clients directly."""
+        return self
+
     def compute(self, requests: Sequence[LossRequest]) -> list[LossResult]:
         """Computes one batch; the requests share a batch key.
 

@@ -35,6 +35,7 @@ class NumpyEngine:
 
     name = "numpy"
     quick_bytes = 128 << 10
+    registrar = None
 
     def __init__(self, threads: int | None = None) -> None:
         self._threads = threads or len(os.sched_getaffinity(0))

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from losswire_server.engine import chunks, launches, staging
@@ -188,7 +189,7 @@ class Pipeline:
             return self._dispatcher.run(lambda: slot.reserve(size))
         idle = self._slots.take_idle()
         try:
-            self._dispatcher.run(lambda: [each.release() for each in idle])
+            self._dispatcher.run(partial(_release_all, idle))
         finally:
             for each in idle:
                 self._slots.give_back(each)
@@ -203,6 +204,11 @@ class Pipeline:
             self._slots.give_back(each.flight.slot)
         _check_fault(each)
         _add_label_gradients(each)
+
+
+def _release_all(slots: Sequence[Slot]) -> None:
+    for slot in slots:
+        slot.release()
 
 
 def _check_fault(each: _Airborne) -> None:
