@@ -1,78 +1,34 @@
 """Shared memory: regions that clients on this host own and the server looks into.
 
 In: a process and one of its open files. Out: memory to read from and to write to, as long as both
-live. What is announced is checked before it is mapped: it begins with a proof that whoever
-announced it can read it, without which nothing is told of it, and it is memory that cannot shrink
-(a client that cut it off could otherwise kill the server). A region is let go when it is closed,
-when its process ends, or for another region of the same process that there is no room for; calls
-on it keep the mapping until they are done.
+live. What is announced is checked before it is mapped (`mappings`). A region is let go when it is
+closed, when its process ends, or for another region of the same process that there is no room for;
+calls on it keep the mapping until they are done.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import errno
-import fcntl
-import hmac
-import mmap
 import os
 import resource
 import secrets
-import stat
 import sys
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
-from losswire_server.errors import (
-    InvalidRequest,
-    NotAllowed,
-    Overloaded,
-    RequestFailed,
-    UnknownRegion,
-)
+from losswire_server.errors import InvalidRequest, Overloaded, UnknownRegion
+from losswire_server.mappings import RETRY_DELAY_MS, FileId, Mapping, failed, map_file, refused
 
 if TYPE_CHECKING:
     from losswire_server.engine.protocol import Registrar
 
-PROOF_BYTES: Final = 32
-"""At the start of a region: random bytes that OpenRegion repeats."""
-
 MOST_REGIONS: Final = 256
 """Of one process: each takes a file descriptor and a mapping of the server."""
 
-RETRY_DELAY_MS: Final = 50
 _TRIES: Final = 10
 """To make room, within `RETRY_DELAY_MS`."""
-
-_POPULATE_WRITE: Final = 23
-"""MADV_POPULATE_WRITE of Linux 5.14, which Python has no name for."""
-
-_POPULATED_BYTES: Final = 16 << 20
-"""At once: Python keeps the interpreter's lock meanwhile."""
-
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-
-FileId: TypeAlias = tuple[int, int]
-"""Device and inode: what two regions share that are one and the same memory."""
-
-
-class _Mapping(mmap.mmap):
-    """Memory that a registrar knows of from when it is mapped until right before it is not."""
-
-    registrar: Registrar | None = None
-    address = 0
-
-    def announce(self, registrar: Registrar) -> None:
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self))
-        registrar.register(self.address, len(self))
-        self.registrar = registrar
-
-    def __del__(self) -> None:
-        if self.registrar is not None:
-            self.registrar.unregister(self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +38,7 @@ class Region:
     pid: int
     file: FileId
     size: int
-    memory: mmap.mmap
+    memory: Mapping
 
 
 @dataclass(slots=True)
@@ -140,10 +96,10 @@ class Regions:
         owner = self._owners.get(pid) or self._watch(pid)
         owner.opening += 1
         try:
-            file, memory = await asyncio.to_thread(_map, pid, fd, size, proof, self._registrar)
+            file, memory = await asyncio.to_thread(map_file, pid, fd, size, proof, self._registrar)
             await self._room(owner, size)
             if self._owners.get(pid) is not owner:  # it has ended meanwhile
-                raise _refused()
+                raise refused()
             region_id = secrets.token_urlsafe(16)
             owner.regions[region_id] = self._by_id[region_id] = Region(pid, file, size, memory)
             return region_id
@@ -196,9 +152,9 @@ class Regions:
         try:
             pidfd = os.pidfd_open(pid)
         except OverflowError as error:
-            raise _refused() from error
+            raise refused() from error
         except OSError as error:
-            raise _failed(error) from error
+            raise failed(error) from error
         asyncio.get_running_loop().add_reader(pidfd, self._forget, pid)
         owner = self._owners[pid] = _Owner(pidfd)
         return owner
@@ -260,79 +216,5 @@ class Regions:
                 self._by_id[region_id] = owner.regions[region_id]
 
 
-def _map(
-    pid: int, fd: int, size: int, proof: bytes, registrar: Registrar | None
-) -> tuple[FileId, mmap.mmap]:
-    try:
-        file = _open(f"/proc/{pid}/fd/{fd}")
-    except OSError as error:
-        raise _failed(error) from error
-    try:
-        head = os.pread(file, PROOF_BYTES, 0)
-        if len(head) < PROOF_BYTES or not hmac.compare_digest(head, proof):
-            raise _refused()
-        _check(file, size)
-        memory = _Mapping(file, size)
-        status = os.fstat(file)
-    except OSError as error:
-        raise _failed(error) from error
-    finally:
-        os.close(file)
-    with suppress(OSError):  # pages that are not mapped now will be when they are touched
-        for start in range(0, size, _POPULATED_BYTES):
-            memory.madvise(_POPULATE_WRITE, start, min(_POPULATED_BYTES, size - start))
-    if registrar is not None:
-        memory.announce(registrar)
-    return (status.st_dev, status.st_ino), memory
-
-
-def _open(path: str) -> int:
-    # Looked at first: to open a device can have effects, and a pipe could block.
-    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 -- no path to speak of
-        raise _refused()
-    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def _check(file: int, size: int) -> None:
-    """Refuses memory that could be taken from under the server.
-
-    Raises:
-        InvalidRequest: says what is wrong, to one who has read the file.
-    """
-    # Pages of other sizes come from a pool that may be empty when they are touched.
-    if not _seals(file) & fcntl.F_SEAL_SHRINK or os.fstatvfs(file).f_bsize != mmap.PAGESIZE:
-        raise InvalidRequest(
-            "process_file: expected memory of memfd_create, in pages of the usual size and with"
-            " F_SEAL_SHRINK, received another file"
-        )
-    length = os.fstat(file).st_size
-    if not PROOF_BYTES <= size <= length:
-        raise InvalidRequest(
-            f"size_bytes: expected {PROOF_BYTES} to the file's {length}, received {size}"
-        )
-
-
-def _seals(file: int) -> int:
-    try:
-        return fcntl.fcntl(file, fcntl.F_GET_SEALS)
-    except OSError:
-        return 0
-
-
 def _unknown(where: str, region_id: str) -> UnknownRegion:
     return UnknownRegion(f"{where}: expected the id of an open region, received {region_id[:40]!r}")
-
-
-def _failed(error: OSError) -> RequestFailed:
-    """What the caller is told of a file that cannot be opened or mapped."""
-    if error.errno in _EXHAUSTED:
-        return Overloaded("process_file: the server has no room for more regions", RETRY_DELAY_MS)
-    return _refused()
-
-
-def _refused() -> NotAllowed:
-    """One answer to all that is not there or not allowed, so that nothing can be found out."""
-    return NotAllowed(
-        "process_file: expected a process of the server's user and pid namespace, one of its open"
-        " files, and the first bytes of that file as proof"
-    )

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,8 +85,8 @@ def test_agrees_with_the_numpy_engine(batch, seed):
             if own is not None:
                 assert (own.dtype, own.shape) == (other.dtype, other.shape)
                 # bfloat16 has steps of 2^-8; sums of a few terms near 10 may cancel.
-                own, other = own.astype(np.float64), other.astype(np.float64)
-                np.testing.assert_allclose(own, other, rtol=2**-7, atol=1e-2)
+                wide = [each.astype(np.float64) for each in (own, other)]
+                np.testing.assert_allclose(*wide, rtol=2**-7, atol=1e-2)
 
 
 @settings(max_examples=50, deadline=None)
@@ -100,8 +101,8 @@ def test_registered_memory_is_copied_from_and_to_directly(batch, seed, chunk_byt
     expected = [alone(request) for request in batch]
     memory, position, requests = np.zeros(1 << 17, np.uint8), 0, []
     for request in batch:
-        request, position = placed(request, memory, position, in_place=in_place)
-        requests.append(request)
+        lying, position = placed(request, memory, position, in_place=in_place)
+        requests.append(lying)
     device = fake(seed=seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(staging, "DIRECT_BYTES", 1)
@@ -218,13 +219,11 @@ def test_a_row_that_finds_no_memory_is_refused(operation):
 
 def test_a_row_beyond_the_budget_is_refused():
     """The message names what is needed and the setting that does not allow it."""
-    with (
-        running(fake(), budget=SLOTS << 10) as engine,
-        pytest.raises(Overloaded, match=r"51\d+ bytes are needed.*1024 are allowed.*gpu_memory"),
-    ):
-        common = Common("ids", np.dtype(np.float32), 128_000, grad_logits=True,
-                        grad_labels=False, class_weight=None)  # fmt: skip
-        engine.compute([request_of(common, np.random.default_rng(0), (1,), 1)])
+    common = replace(FLOATS32, classes=128_000)
+    request = request_of(common, np.random.default_rng(0), (1,), 1)
+    message = r"51\d+ bytes are needed.*1024 are allowed.*gpu_memory"
+    with running(fake(), budget=SLOTS << 10) as engine, pytest.raises(Overloaded, match=message):
+        engine.compute([request])
 
 
 def test_a_launch_that_fails_is_an_engine_fault():
