@@ -82,7 +82,7 @@ class FakeDevice:
             raise DeviceMemoryError(f"the fake has {self.memory_bytes} bytes")
         address = self._next
         self._next += -(-nbytes // 256) * 256 + 4096
-        self._device[address] = np.full(nbytes, GARBAGE, np.uint8)
+        self._device[address] = _aligned(nbytes)
         return address
 
     def free(self, address):
@@ -195,6 +195,10 @@ class FakeDevice:
         size = int(np.prod(shape)) * dtype.itemsize
         return self.bytes(int(address), size).view(dtype).reshape(shape)
 
+    def host_address(self, address):
+        """Where in this process a byte of the device lies, for kernels that run in it."""
+        return self.bytes(int(address), 1).ctypes.data
+
     @property
     def held(self):
         """Allocations that were not given back: of the device, pinned and registered."""
@@ -260,3 +264,10 @@ class FakeDevice:
     def _violated(self, what):
         self.violations.append(what)
         return AssertionError(what)
+
+
+def _aligned(nbytes):
+    """Garbage that begins where a device's memory may: at a multiple of 256."""
+    memory = np.full(nbytes + 256, GARBAGE, np.uint8)
+    start = -memory.ctypes.data % 256
+    return memory[start : start + nbytes]
