@@ -63,13 +63,13 @@ class GpuServer:
 
 
 def test_a_lost_gpu_ends_the_server(monkeypatch):
-    """Calls before it are answered, those after it are UNAVAILABLE; then serving ends, saying why."""
+    """Calls before it are answered, those after are UNAVAILABLE; then serving ends, saying why."""
     server = GpuServer(monkeypatch, failing_launch=2)
     logits, ids = np.zeros((4, 3), np.float32), np.zeros(4, np.int64)
     with losswire.Client(server.target, transport="inline", timeout=20) as client:
         result = client.softmax_cross_entropy(logits, ids)
         np.testing.assert_allclose(result.per_example, np.log(3), rtol=1e-6)
-        with pytest.raises(losswire.ServerUnavailable, match="GPU has failed.*ECC error"):
+        with pytest.raises(losswire.ServerUnavailable, match=r"GPU has failed.*ECC error"):
             client.softmax_cross_entropy(logits, ids)
     assert str(server.join()) == "stopped, because a GPU was lost: Fake GPU: ECC error"
 

@@ -18,6 +18,8 @@ from losswire_server.engine.gpu_engine import GpuEngine
 from losswire_server.engine.numpy_engine import NumpyEngine
 from losswire_server.engine.pipeline import CHUNK_BYTES, SLOTS
 from losswire_server.errors import DeviceFailed, Overloaded
+from losswire_server.requests import UNKNOWN
+from losswire_server.streams import Stream, StreamStart
 
 PLENTY = 256 << 20
 OPERATIONS = ("allocate", "pin", "upload", "download", "launch", "record", "wait", "is_reached",
@@ -307,3 +309,40 @@ def test_ids_that_change_under_the_engine_are_a_fault():
         pytest.raises(RuntimeError, match="row 1 changed under"),
     ):
         engine.compute([rows_of(4), rows_of(3)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 40),
+    block_rows=st.integers(1, 40),
+    chunk_bytes=st.integers(1, 1500),
+    seed=st.integers(0, 1 << 16),
+    failing=st.integers(0, 6),
+)
+def test_blocks_of_a_stream_have_the_bits_of_the_whole(
+    rows, block_rows, chunk_bytes, seed, failing
+):
+    """Rows that come in blocks, with labels that broadcast, sum up to the same gradient to them.
+
+    Also where a block fails half-way and is computed again, in other chunks.
+    """
+    random = np.random.default_rng(seed)
+    common = replace(FLOATS32, kind="broadcast", grad_labels=True)
+    whole = request_of(common, random, (rows,), 1, reduction="mean")
+    whole = replace(whole, labels=random.random(5).astype(np.float32), form=UNKNOWN)
+    expected = alone(whole)
+    device = fake(seed=seed, failures={("launch", failing): LaunchError("injected")})
+    stream, gradients, losses = Stream(StreamStart(whole, has_block_labels=False)), [], []
+    with running(device, chunk_bytes=chunk_bytes) as engine, running(fake()) as other:
+        for start in range(0, rows, block_rows):
+            block = stream.block(whole.logits[start : start + block_rows], None)
+            try:
+                [result] = engine.compute([block])
+            except LaunchError:
+                [result] = other.compute([block])
+            stream.take(result)
+            gradients.append(result.grad_logits)
+            losses.append(result.per_example)
+    loss, grad_labels = stream.summary()
+    results = [loss, np.concatenate(losses), np.concatenate(gradients), grad_labels]
+    assert [(each.dtype.name, each.shape, each.tobytes()) for each in results] == expected[:4]
