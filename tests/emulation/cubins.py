@@ -1,7 +1,8 @@
 """Kernels for GPUs that are not here: a `.cu` file becomes machine code of any architecture.
 
 In: the kernel's text, its macros, the architecture and the name of its entry. Out: the code and
-what it needs of a multiprocessor, or `CubinError` with the compiler's log. No driver is needed.
+what it needs of a multiprocessor, or `CubinError` with the compiler's log. No driver is needed; the
+two wheels come with the `dev` extra.
 """
 
 import re
@@ -48,6 +49,7 @@ def compile_cubin(
     Raises:
         CubinError: with the compiler's log.
     """
+    source = source.resolve()
     options = [
         *(f"-arch={architecture}", "--std=c++17", "--ptxas-options=-v"),
         *(f"-D{name}={value}" for name, value in macros.items()),

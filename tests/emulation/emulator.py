@@ -35,6 +35,7 @@ OPTIONS = [
     "-Werror",
     "-Wno-unknown-pragmas",
     "-ffp-contract=off",
+    "-fstack-clash-protection",
     f"-fsanitize={CHECKS}",
     "-fsanitize-undefined-trap-on-error",
 ]
@@ -140,13 +141,14 @@ def compile_kernel(
     Raises:
         EmulationError: with the compiler's errors, or where there is no compiler.
     """
+    source = source.resolve()
     if shutil.which(compiler) is None:
         raise EmulationError(f"no C++ compiler: {compiler!r} is not to be found")
     command = [
         *(compiler, *OPTIONS, f"-I{HERE}", f"-I{source.parent}", f"-I{DEVICE}"),
         *(f"-D{name}={value}" for name, value in macros.items()),
     ]
-    unit = f'#include "{source.resolve()}"\n#include "launch.hpp"\nGPU_ON_CPU_KERNEL({entry})\n'
+    unit = f'#include "{source}"\n#include "launch.hpp"\nGPU_ON_CPU_KERNEL({entry})\n'
     library = LIBRARIES / f"{source.stem}-{entry}-{_fingerprint(command, unit, source)}.so"
     if not library.exists():
         _build(command, unit, library)

@@ -6,10 +6,7 @@
 
 #pragma once
 
-#include <stddef.h>
-#include <stdint.h>
-#include <sys/mman.h>
-#include <unistd.h>
+#include "pages.hpp"
 
 #if !defined(__x86_64__) && !defined(GPU_ON_CPU_UCONTEXT)
 #define GPU_ON_CPU_UCONTEXT 1
@@ -74,31 +71,6 @@ inline void prepare(Context& context, unsigned char* stack, size_t bytes, void (
 inline void switch_context(Context& from, Context& to) { switch_stack(&from.stack_pointer, to.stack_pointer); }
 
 #endif
-
-// Anonymous memory, given back at the end; `start` is null where there was none to have.
-class Mapping {
-  public:
-    explicit Mapping(size_t bytes) : bytes_(bytes) {
-        void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        start = memory == MAP_FAILED ? nullptr : static_cast<unsigned char*>(memory);
-    }
-    Mapping(Mapping&& other) noexcept : start(other.start), bytes_(other.bytes_) { other.start = nullptr; }
-    Mapping(const Mapping&) = delete;
-    Mapping& operator=(const Mapping&) = delete;
-    ~Mapping() {
-        if (start != nullptr) munmap(start, bytes_);
-    }
-
-    // From now on nobody may touch these bytes.
-    bool forbid(size_t offset, size_t bytes) { return mprotect(start + offset, bytes, PROT_NONE) == 0; }
-
-    unsigned char* start;
-
-  private:
-    size_t bytes_;
-};
-
-inline size_t page_bytes() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
 
 class Stacks {
   public:

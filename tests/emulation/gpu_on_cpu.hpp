@@ -8,6 +8,8 @@
 
 #include <math.h>
 
+#include <algorithm>
+
 #include "machine.hpp"
 
 #define __global__
@@ -39,8 +41,9 @@ inline To same_bytes(From from) {
 
 template <typename Value>
 inline void expect_aligned(const Value* address, size_t bytes, const char* primitive) {
-    if (reinterpret_cast<uintptr_t>(address) % bytes != 0)
-        machine->fail("%s at %p, which is not aligned to %zu bytes", primitive, static_cast<const void*>(address), bytes);
+    const void* at = address;
+    if (reinterpret_cast<uintptr_t>(at) % bytes != 0)
+        machine->fail("%s at %p, which is not aligned to %zu bytes", primitive, at, bytes);
 }
 
 // The offset of bytes that must lie in this block's shared memory.

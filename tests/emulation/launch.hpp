@@ -18,6 +18,7 @@ constexpr size_t FAULT_COUNT = sizeof FAULTS / sizeof *FAULTS;
 class FaultCatcher {
   public:
     FaultCatcher() {
+        is_telling_ = false;
         stack_t stack{};
         stack.ss_sp = stack_;
         stack.ss_size = sizeof stack_;
@@ -41,12 +42,15 @@ class FaultCatcher {
     }
 
     static void caught(int signal, siginfo_t* about, void*) {
-        if (current == nullptr) return give_back(signal);
+        // A second fault while the first is told comes from a heap that the kernel has destroyed.
+        if (current == nullptr || is_telling_) return give_back(signal);
+        is_telling_ = true;
         if (signal == SIGILL) machine->fail("overflows, shifts too far, or uses a misaligned address or wrong index");
         if (signal == SIGFPE) machine->fail("divides an integer by zero");
         machine->fail("touches %s", machine->place(static_cast<const unsigned char*>(about->si_addr)).c_str());
     }
 
+    static inline thread_local bool is_telling_ = false;
     unsigned char stack_[64 * 1024];
     stack_t stack_before_{};
     static inline struct sigaction before_[FAULT_COUNT];

@@ -7,16 +7,15 @@
 
 #pragma once
 
-#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
-#include <numeric>
-#include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fibers.hpp"
+#include "pages.hpp"
 
 namespace gpu_on_cpu {
 
@@ -48,47 +47,6 @@ struct Exchange {
 struct Warp {
     Exchange exchange{"warp", WARP};
     unsigned long long words[2][WARP] = {};
-};
-
-// Dynamic shared memory, full of a pattern that is NaN in every floating-point format, between a guard that is looked
-// at afterwards and a page that nobody may touch.
-class SharedMemory {
-  public:
-    explicit SharedMemory(size_t bytes)
-        : bytes(bytes), guard_(page_bytes()), pages_((bytes + 15) / page_bytes() * page_bytes() + page_bytes()),
-          memory_(guard_ + pages_ + page_bytes()) {
-        usable = memory_.start != nullptr && memory_.forbid(guard_ + pages_, page_bytes());
-        if (usable) start = memory_.start + guard_ + pages_ - (bytes + 15) / 16 * 16;
-    }
-
-    void fill() {
-        for (size_t at = 0; at < guard_ + pages_; ++at) memory_.start[at] = pattern(at);
-    }
-
-    // Where, relative to `start`, the first byte outside was written; 0 where none was.
-    long long written_outside() const {
-        const size_t first = static_cast<size_t>(start - memory_.start);
-        for (size_t at = 0; at < guard_ + pages_; ++at) {
-            const bool inside = at >= first && at < first + bytes;
-            if (!inside && memory_.start[at] != pattern(at))
-                return static_cast<long long>(at) - static_cast<long long>(first);
-        }
-        return 0;
-    }
-
-    bool guards(const unsigned char* address) const {
-        return address >= memory_.start && address < memory_.start + guard_ + pages_ + page_bytes();
-    }
-
-    size_t bytes;
-    unsigned char* start = nullptr;
-    bool usable;
-
-  private:
-    static unsigned char pattern(size_t at) { return at % 2 == 0 ? 0xf5 : 0xff; }
-
-    size_t guard_, pages_;
-    Mapping memory_;
 };
 
 struct Block {
@@ -127,7 +85,7 @@ class Machine {
   public:
     Machine(const Launch& launch, void (*kernel)(const void*), const void* argument)
         : launch_(launch), kernel_(kernel), argument_(argument), stacks_(threads_at_once()),
-          threads_(threads_at_once()), turns_(threads_at_once()) {
+          threads_(threads_at_once()), turns_(threads_at_once()), random_(launch.seed) {
         grid.x = launch.grid;
         block.x = launch.block;
         grid.y = grid.z = block.y = block.z = 1;
@@ -137,9 +95,7 @@ class Machine {
     // Runs the whole grid; false with a `message` at the first fault.
     bool run() {
         if (!usable()) return false;
-        std::vector<unsigned> clusters(launch_.grid / launch_.cluster);
-        arrange(clusters);
-        for (const unsigned cluster : clusters) {
+        for (const unsigned cluster : arranged(launch_.grid / launch_.cluster)) {
             begin(cluster);
             current = turns_.front();
             switch_context(host_, current->context);
@@ -204,18 +160,26 @@ class Machine {
     size_t threads_at_once() const { return static_cast<size_t>(launch_.cluster) * launch_.block; }
 
     bool usable() {
-        const bool memory = stacks_.usable && std::all_of(blocks.begin(), blocks.end(), [](const Block& one) {
-                                return one.shared.usable;
-                            });
-        if (!memory) message = "there is no memory for stacks and shared memory";
-        return memory;
+        bool is_usable = stacks_.usable;
+        for (const Block& one : blocks) is_usable = is_usable && one.shared.usable;
+        if (!is_usable) message = "there is no memory for stacks and shared memory";
+        return is_usable;
     }
 
-    template <typename Item>
-    void arrange(std::vector<Item>& items) {
-        std::iota(items.begin(), items.end(), Item{});
-        if (launch_.order == REVERSE) std::reverse(items.begin(), items.end());
-        if (launch_.order == SHUFFLED) std::shuffle(items.begin(), items.end(), random_);
+    // Numbers from 0 on, in the order of this launch.
+    std::vector<unsigned> arranged(size_t count) {
+        std::vector<unsigned> numbers(count);
+        for (size_t at = 0; at < count; ++at)
+            numbers[at] = static_cast<unsigned>(launch_.order == REVERSE ? count - 1 - at : at);
+        for (size_t left = count; launch_.order == SHUFFLED && left > 1; --left)
+            std::swap(numbers[left - 1], numbers[random() % left]);
+        return numbers;
+    }
+
+    // A linear congruence, of which only the higher bits are used (constants: Knuth's MMIX).
+    unsigned random() {
+        random_ = random_ * 6364136223846793005ull + 1442695040888963407ull;
+        return static_cast<unsigned>(random_ >> 33);
     }
 
     // Blocks and threads of one cluster, all before their first instruction.
@@ -230,8 +194,7 @@ class Machine {
             one.warps.assign(launch_.block / WARP, Warp{});
             one.shared.fill();
         }
-        std::vector<unsigned> order(threads_.size());
-        arrange(order);
+        const std::vector<unsigned> order = arranged(threads_.size());
         for (unsigned turn = 0; turn < order.size(); ++turn) begin_thread(order[turn], turn);
     }
 
@@ -313,6 +276,7 @@ class Machine {
             if (at == 0) continue;
             message = "block " + std::to_string(one.index.x) + " wrote byte " + std::to_string(at) + " of its " +
                       std::to_string(one.shared.bytes) + " bytes of shared memory";
+            return;
         }
     }
 
@@ -322,7 +286,7 @@ class Machine {
     Stacks stacks_;
     std::vector<Thread> threads_;
     std::vector<Thread*> turns_;
-    std::mt19937_64 random_{launch_.seed};
+    unsigned long long random_;
     Context host_;
 };
 

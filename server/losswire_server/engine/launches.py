@@ -204,6 +204,8 @@ def tiling_of(request: LossRequest, traits: Traits) -> Tiling:
     held = HELD_BYTES // dtypes.compute_dtype(request.logits.dtype).itemsize
     if request.reading == "distribution":
         held //= 2  # a label beside each logit
+    if _is_crowded(request):
+        held //= 2
     for name, threads, cluster in TILINGS:
         is_able = cluster == 1 or traits.capability >= CLUSTER_CAPABILITY
         group = _WARP if name == "WARP_PER_ROW" else threads * cluster
@@ -212,6 +214,13 @@ def tiling_of(request: LossRequest, traits: Traits) -> Tiling:
             runs = next(count for count in _RUNS if count >= needed)
             return Tiling(name, threads, runs, cluster)
     return Tiling("TWO_READS", SWEEP_THREADS, 0)
+
+
+def _is_crowded(request: LossRequest) -> bool:
+    """Whether options want so many registers that less of a row can be held."""
+    loss = request.call.loss
+    asked = (getattr(loss, "softcap", None), getattr(loss, "extras", ()), request.call.grad_labels)
+    return any(asked)
 
 
 def _plan_few(request: LossRequest, rows: int, macros: dict[str, str]) -> Launch:

@@ -29,8 +29,9 @@ struct Loss : Softmax {
     static constexpr int DOT = MASS + (IS_SPREAD ? 2 : 0);
     static constexpr int SUMS = DOT + (ENTROPY ? 1 : 0);
 
-    Real peak, lse, weight_at_id, hard, soft, mass, at_id;
-    long long id;
+    Real peak, lse, weight_at_id, hard, soft, at_id;
+    Difference difference;
+    int id;
     const Real* weights;
 
     __device__ __forceinline__ Loss(const Arguments& arguments, long long row) {
@@ -41,12 +42,12 @@ struct Loss : Softmax {
         id = IDS ? arguments.ids[row] : -1;
     }
 
-    __device__ __forceinline__ Real weight(long long c) const {
+    __device__ __forceinline__ Real weight(int c) const {
         return CLASS_WEIGHT ? weights[c] : Real(1);
     }
 
     // What the class's lse - z counts for, besides that of the id.
-    __device__ __forceinline__ Real share(long long c, Real label) const {
+    __device__ __forceinline__ Real share(int c, Real label) const {
         if (IDS) return weight(c);
         return weight(c) * (LABEL_SMOOTHING ? label * hard + soft : label);
     }
@@ -85,7 +86,7 @@ struct Loss : Softmax {
 
     // The loss; and what the gradient of the row needs.
     __device__ __forceinline__ Real loss(const Arguments& arguments, const Real* sums, const Real*) {
-        Real value = 0, more = 0;
+        Real value = 0, mass = 0, more = 0;
         if (IDS) {
             weight_at_id = weight(id);
             value = hard * weight_at_id * ((peak - sums[AT_ID]) + log_total);
@@ -106,17 +107,17 @@ struct Loss : Softmax {
         if (IDS) {
             // (p_y - 1) * mass: where z_y is the peak and p_y nears 1, this is -tail / total.
             const Real e = e_of(sums[AT_ID], peak);
-            at_id = (e - 1 - tail) / total * mass + e / total * more;
+            at_id = ((e - 1 - tail) * mass + e * more) / total;
             if (LABEL_SMOOTHING) at_id -= soft * weight_at_id;
         }
-        mass += more;
+        difference.prepare(*this, mass + more);
         return value;
     }
 
     __device__ __forceinline__ Real gradient(const Arguments&, const Element& at) const {
-        if (!IDS) return difference(at.e, mass, share(at.c, at.label));
+        if (!IDS) return difference.of(at.e, share(at.c, at.label));
         if (at.c == id) return at_id;
-        const Real value = at.e * (mass / total);
+        const Real value = at.e * difference.ratio;
         return LABEL_SMOOTHING ? value - soft * weight(at.c) : value;
     }
 

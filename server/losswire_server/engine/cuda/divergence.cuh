@@ -21,8 +21,9 @@ struct Loss : Softmax {
     static constexpr int VALUE = 0, MASS = 1;
     static constexpr int SECOND_SUMS = 2;
 
-    Real peak, factor, mass, teacher_peak;
+    Real peak, factor, teacher_peak;
     Softmax teacher;
+    Difference difference;
 
     __device__ __forceinline__ Loss(const Arguments& arguments, long long) {
         factor = static_cast<Real>(arguments.factor);
@@ -85,12 +86,12 @@ struct Loss : Softmax {
     }
 
     __device__ __forceinline__ Real loss(const Arguments&, const Real*, const Real* second) {
-        mass = second[MASS];
-        return factor * (mass * log_total + second[VALUE]);
+        difference.prepare(*this, second[MASS]);
+        return factor * (second[MASS] * log_total + second[VALUE]);
     }
 
     __device__ __forceinline__ Real gradient(const Arguments& arguments, const Element& at) const {
         Real log_y;
-        return factor * difference(at.e, mass, target(arguments, at.label, log_y));
+        return factor * difference.of(at.e, target(arguments, at.label, log_y));
     }
 };

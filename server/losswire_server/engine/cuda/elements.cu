@@ -90,8 +90,8 @@ __device__ __forceinline__ Outcome outcome(const Arguments& arguments, Real p, R
     const Label label = smoothed(arguments, y);
     const Real epsilon = static_cast<Real>(arguments.epsilon);
     const bool is_low = p < epsilon, is_high = p > static_cast<Real>(1.0 - arguments.epsilon);
-    const Real log_least = static_cast<Real>(log(arguments.epsilon));
-    const Real log_most = static_cast<Real>(log1p(-arguments.epsilon));
+    const Real log_least = logarithm(epsilon);
+    const Real log_most = log_1_plus(-epsilon);
     const Real log_p = is_low ? log_least : (is_high ? log_most : logarithm(p));
     const Real log_rest = is_low ? log_most : (is_high ? log_least : log_1_plus(-p));
     const bool is_bare = arguments.epsilon == 0;  // only then may a logarithm be of 0
@@ -107,16 +107,16 @@ extern "C" __global__ void __launch_bounds__(THREADS) losswire_elements(const Ar
     const long long c = (static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x) * RUN;
     const long long count = arguments.rows;
     if (c >= count) return;
-    const Place place{0, 1};
+    const int left = count - c < RUN ? static_cast<int>(count - c) : RUN;
     Real z[RUN] = {}, y[RUN] = {}, weight[RUN] = {}, losses[RUN] = {}, gradients[RUN] = {};
-    read_run<16, Reading::LAST, false>(static_cast<const LOGIT*>(arguments.logits), place, c, count, z);
-    read_run<16, Reading::LAST, false>(static_cast<const LABEL*>(arguments.labels), place, c, count, y);
+    read_run<16, Reading::LAST, false>(static_cast<const LOGIT*>(arguments.logits) + c, 1, left, z);
+    read_run<16, Reading::LAST, false>(static_cast<const LABEL*>(arguments.labels) + c, 1, left, y);
     if (POS_WEIGHT) {
-        read_run<16, Reading::LAST, false>(static_cast<const Real*>(arguments.pos_weight), place, c, count, weight);
+        read_run<16, Reading::LAST, false>(static_cast<const Real*>(arguments.pos_weight) + c, 1, left, weight);
     }
 #pragma unroll
     for (int i = 0; i < RUN; ++i) {
-        if (c + i >= count) continue;
+        if (i >= left) continue;
         Outcome is = outcome(arguments, z[i], y[i], POS_WEIGHT ? weight[i] : Real(1));
         const double loss_weight = arguments.weight ? arguments.weight[c + i] : arguments.weight_of_all;
         const double scale = arguments.scale ? arguments.scale[c + i] : arguments.scale_of_all;
@@ -125,8 +125,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) losswire_elements(const Ar
         if (is_nan(is.loss)) is.gradient = is.loss;
         gradients[i] = (flags & NO_GRADIENT) != 0 ? Real(0) : is.gradient * static_cast<Real>(scale);
     }
-    write_run<16, false>(static_cast<Real*>(arguments.per_example), place, c, count, losses);
+    write_run<16, false>(static_cast<Real*>(arguments.per_example) + c, 1, left, losses);
     if (GRAD_LOGITS) {
-        write_run<16, false>(static_cast<LOGIT*>(arguments.dense), place, c, count, gradients);
+        write_run<16, false>(static_cast<LOGIT*>(arguments.dense) + c, 1, left, gradients);
     }
 }

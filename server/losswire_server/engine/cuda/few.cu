@@ -93,9 +93,9 @@ struct InShared {
 
     template <typename Gradients>
     __device__ __forceinline__ void write(const Gradients& gradients) {
-        sweep([&](long long c, Real& kept, Real label) {
+        sweep([&](int c, Real& kept, Real label) {
             const Element element = gradients.element(c, kept, label);
-            if (GRAD_LABELS) labels.at(threadIdx.x, static_cast<int>(c)) = gradients.of_label(element);
+            if (GRAD_LABELS) labels.at(threadIdx.x, c) = gradients.of_label(element);
             if (GRAD_LOGITS) {
                 kept = gradients.of_logit(element);
                 if (SOFTCAP && kept != 0) kept *= slope_at(arguments, row, c);

@@ -19,8 +19,9 @@ struct Loss : Softmax {
     static constexpr int VALUE = 0, MASS = 1;
     static constexpr int SECOND_SUMS = 2;
 
-    Real peak, gamma, alpha, mass, at_id;
-    long long id;
+    Real peak, gamma, alpha, at_id;
+    Difference difference;
+    int id;
 
     __device__ __forceinline__ Loss(const Arguments& arguments, long long row) {
         gamma = static_cast<Real>(arguments.gamma);
@@ -69,20 +70,21 @@ struct Loss : Softmax {
 
     __device__ __forceinline__ Real loss(const Arguments&, const Real* sums, const Real* second) {
         if (!IDS) {
-            mass = second[MASS];
+            difference.prepare(*this, second[MASS]);
             return is_nan(tail) ? nan() : second[VALUE];
         }
+        Real f;
         const Real surprise = surprise_of(sums[AT_ID]);
-        const Real share = weight(1, surprise, mass);
-        const Real e = e_of(sums[AT_ID], peak);
-        at_id = (e - 1 - tail) / total * mass;
+        const Real share = weight(1, surprise, f);
+        difference.prepare(*this, f);
+        at_id = (e_of(sums[AT_ID], peak) - 1 - tail) * difference.ratio;
         return share * surprise;
     }
 
     __device__ __forceinline__ Real gradient(const Arguments&, const Element& at) const {
-        if (IDS) return at.c == id ? at_id : at.e * (mass / total);
+        if (IDS) return at.c == id ? at_id : at.e * difference.ratio;
         Real f;
         weight(at.label, surprise_of(at.z), f);
-        return difference(at.e, mass, f);
+        return difference.of(at.e, f);
     }
 };

@@ -109,7 +109,7 @@ __device__ __forceinline__ void write_one(Value* to, Real value) {
     store_once(reinterpret_cast<Word*>(to), Format<Value>::to_word(rounded));
 }
 
-// Classes c to c + RUN of a row that has them all, in words of ALIGNMENT bytes at most.
+// A run that the row has all of, in words of ALIGNMENT bytes at most.
 template <int ALIGNMENT, Reading READING, typename Value>
 __device__ __forceinline__ void read_whole(const Value* from, Real (&to)[RUN]) {
     constexpr int BYTES = RUN * static_cast<int>(sizeof(Value));
@@ -148,31 +148,29 @@ __device__ __forceinline__ void write_whole(Value* to, const Real (&from)[RUN]) 
     }
 }
 
-// Classes c to c + RUN of a row, as many of them as there are; others are left as they were.
+// A run of a row, of whose classes `left` are left from its first; others stay as they were.
 template <int ALIGNMENT, Reading READING, bool IS_STRIDED, typename Value>
 __device__ __forceinline__ void read_run(
-    const Value* tensor, const Place& place, long long c, long long classes, Real (&to)[RUN]) {
-    if (!IS_STRIDED && c + RUN <= classes) {
-        read_whole<ALIGNMENT, READING>(tensor + place.base + c, to);
+    const Value* from, [[maybe_unused]] long long step, int left, Real (&to)[RUN]) {
+    if (!IS_STRIDED && left >= RUN) {
+        read_whole<ALIGNMENT, READING>(from, to);
         return;
     }
 #pragma unroll
     for (int i = 0; i < RUN; ++i) {
-        if (c + i < classes) {
-            to[i] = read_one<READING>(tensor + place.base + (c + i) * place.step);
-        }
+        if (i < left) to[i] = read_one<READING>(from + (IS_STRIDED ? i * step : i));
     }
 }
 
 template <int ALIGNMENT, bool IS_STRIDED, typename Value>
 __device__ __forceinline__ void write_run(
-    Value* tensor, const Place& place, long long c, long long classes, const Real (&from)[RUN]) {
-    if (!IS_STRIDED && c + RUN <= classes) {
-        write_whole<ALIGNMENT>(tensor + place.base + c, from);
+    Value* to, [[maybe_unused]] long long step, int left, const Real (&from)[RUN]) {
+    if (!IS_STRIDED && left >= RUN) {
+        write_whole<ALIGNMENT>(to, from);
         return;
     }
 #pragma unroll
     for (int i = 0; i < RUN; ++i) {
-        if (c + i < classes) write_one(tensor + place.base + (c + i) * place.step, from[i]);
+        if (i < left) write_one(to + (IS_STRIDED ? i * step : i), from[i]);
     }
 }

@@ -19,8 +19,8 @@ struct Loss {
     static constexpr int TOTAL = 0, SUMS = 1;
     static constexpr int VALUE = 0, MEAN = 1, SECOND_SUMS = 2;
 
-    Real hard, soft, epsilon, most, log_least, log_most, total, mean;
-    long long id;
+    Real hard, soft, epsilon, most, log_least, log_most, part, mean;  // part is 1 / total
+    int id;
 
     __device__ __forceinline__ Loss(const Arguments& arguments, long long row) {
         const double smoothing = LABEL_SMOOTHING ? arguments.label_smoothing : 0.0;
@@ -28,8 +28,8 @@ struct Loss {
         soft = static_cast<Real>(smoothing / static_cast<double>(arguments.classes));
         epsilon = static_cast<Real>(arguments.epsilon);
         most = static_cast<Real>(1.0 - arguments.epsilon);
-        log_least = static_cast<Real>(log(arguments.epsilon));
-        log_most = static_cast<Real>(log1p(-arguments.epsilon));
+        log_least = logarithm(epsilon);
+        log_most = log_1_plus(-epsilon);
         id = IDS ? arguments.ids[row] : -1;
     }
 
@@ -53,12 +53,12 @@ struct Loss {
     }
 
     __device__ __forceinline__ void between(const Arguments&, const Real* sums, const Real*) {
-        total = sums[TOTAL];
+        part = 1 / sums[TOTAL];
     }
 
     // log(c), and g = q / n through the clip that follows.
     __device__ __forceinline__ Real log_of(Real p, Real q, Real& n, Real& g) const {
-        n = (CLIP_FIRST ? clipped(p) : p) / total;
+        n = (CLIP_FIRST ? clipped(p) : p) * part;
         g = epsilon == 0 && q == 0 ? Real(0) : q / n;
         if (CLIP_FIRST) return logarithm(n);
         if (is_outside(n)) {
@@ -85,6 +85,6 @@ struct Loss {
         if (CLIP_FIRST && is_outside(at.z)) return 0;
         Real n, g;
         log_of(at.z, label(at), n, g);
-        return (mean - g) / total;
+        return (mean - g) * part;
     }
 };

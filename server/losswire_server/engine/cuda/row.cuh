@@ -17,7 +17,7 @@ constexpr int PEAK_COUNT = at_least_1(Loss::PEAKS);
 struct Argmax {
     long long first = NOWHERE, first_nan = NOWHERE;
 
-    __device__ __forceinline__ void look(long long c, Real z, Real peak) {
+    __device__ __forceinline__ void look(int c, Real z, Real peak) {
         if (is_nan(z) && c < first_nan) first_nan = c;
         if (z == peak && c < first) first = c;
     }
@@ -40,7 +40,7 @@ struct Gradients {
     Real label_scale;
     bool is_blank;
 
-    __device__ __forceinline__ Element element(long long c, Real kept, Real label) const {
+    __device__ __forceinline__ Element element(int c, Real kept, Real label) const {
         if (IS_E_KEPT) return {c, Real(0), kept, label};
         const Real e = Loss::PEAKS ? Exponential<LOGIT>::of(kept, peaks[0]) : Real(0);
         return {c, kept, e, label};
@@ -63,12 +63,12 @@ __device__ __forceinline__ void sum_held(
     const Arguments& arguments, const Loss& loss, Held& held, Group& group, Real* sums,
     Real (&peaks)[PEAK_COUNT]) {
     if (Loss::PEAKS) {
-        held.sweep([&](long long c, Real& kept, Real label) {
+        held.sweep([&](int c, Real& kept, Real label) {
             loss.look(peaks, arguments, Element{c, kept, 0, label});
         });
         group.template reduce<Largest>(peaks);
     }
-    held.sweep([&](long long c, Real& kept, Real label) {
+    held.sweep([&](int c, Real& kept, Real label) {
         const Real e = Loss::PEAKS ? Exponential<LOGIT>::of(kept, peaks[0]) : Real(0);
         loss.add(sums, peaks, arguments, Element{c, kept, e, label});
         if (Loss::KEEPS_E && !ARGMAX) kept = e;
@@ -92,7 +92,7 @@ template <typename Held, typename Group>
 __device__ __forceinline__ void sum_passing(
     const Arguments& arguments, const Loss& loss, Held& held, Group& group, Real* sums,
     Real (&peaks)[PEAK_COUNT]) {
-    held.sweep([&](long long c, Real& z, Real label) {
+    held.sweep([&](int c, Real& z, Real label) {
         Element element{c, z, 0, label};
         if (Loss::PEAKS) {
             Real higher[PEAK_COUNT];
@@ -145,7 +145,7 @@ __device__ __forceinline__ void compute_row(
     group.template reduce<Sum>(sums);
     loss.between(arguments, sums, peaks);
     if (Loss::HAS_SECOND) {
-        held.sweep([&](long long c, Real& kept, Real label) {
+        held.sweep([&](int c, Real& kept, Real label) {
             loss.add_second(second, arguments, Element{c, kept, 0, label});
         });
         group.template reduce<Sum>(second);
@@ -154,7 +154,7 @@ __device__ __forceinline__ void compute_row(
     const unsigned char flags = arguments.flags ? arguments.flags[row.number] : 0;
 #if ARGMAX
     Argmax argmax;
-    held.sweep([&](long long c, Real& kept, Real) { argmax.look(c, kept, peaks[0]); });
+    held.sweep([&](int c, Real& kept, Real) { argmax.look(c, kept, peaks[0]); });
     const long long largest = argmax.of(group);
 #endif
     if (group.rank() == 0) {

@@ -15,7 +15,7 @@
 
 // A class of a row as losses see it: `e` is that of its logit.
 struct Element {
-    long long c;
+    int c;
     Real z;
     Real e;
     Real label;
@@ -74,12 +74,22 @@ struct Softmax {
         log_total = log_1_plus(tail);
     }
 
-    __device__ __forceinline__ Real p(Real e) const { return e / total; }
+    __device__ __forceinline__ Real p(Real e) const { return e * (1 / total); }
+};
 
-    // mass * p - label, formed from the tail at the peak, where the two may be nearly equal.
-    __device__ __forceinline__ Real difference(Real e, Real mass, Real label) const {
-        if (e == 1) return (mass - label) - mass * tail / total;
-        return e * (mass / total) - label;
+// mass * p - label for the classes of a row.
+struct Difference {
+    Real mass, ratio, shortfall;
+
+    __device__ __forceinline__ void prepare(const Softmax& row, Real mass_of_row) {
+        mass = mass_of_row;
+        ratio = mass / row.total;
+        shortfall = ratio * row.tail;
+    }
+
+    // At the peak, where the two may be nearly equal, it is formed from the tail.
+    __device__ __forceinline__ Real of(Real e, Real label) const {
+        return e == 1 ? (mass - label) - shortfall : e * ratio - label;
     }
 };
 

@@ -15,92 +15,105 @@
 
 struct Row {
     long long number;
+    int classes;
     Place place;
     Place labels;
     Place label_gradient;
 
     __device__ __forceinline__ Row(const Arguments& arguments, long long row)
         : number(row),
+          classes(static_cast<int>(arguments.classes)),
           place(place_of(arguments, row)),
           labels(label_place(arguments, row, place)),
           label_gradient(label_gradient_place(arguments, row, place)) {}
 };
 
 constexpr bool HAS_LABELS = LABELS && !IDS;
+constexpr bool IS_LABEL_STRIDED = STRIDED && !HAS_TABLE;
 
-template <int ALIGNMENT, Reading READING>
+// Where class c of a row is.
+template <typename Value>
+__device__ __forceinline__ Value* at(Value* tensor, const Place& place, int c) {
+    return tensor + place.base + (STRIDED ? c * place.step : c);
+}
+
+template <Reading READING>
+__device__ __forceinline__ void read_logits(
+    const Arguments& arguments, const Row& row, int c, int left, Real (&to)[RUN]) {
+    const LOGIT* from = at(static_cast<const LOGIT*>(arguments.logits), row.place, c);
+    read_run<LOGIT_ALIGNMENT, READING, STRIDED>(from, row.place.step, left, to);
+}
+
+template <Reading READING>
 __device__ __forceinline__ void read_labels(
-    const Arguments& arguments, const Row& row, long long c, Real (&to)[RUN]) {
-    if (HAS_LABELS) {
-        read_run<ALIGNMENT, READING, STRIDED && !HAS_TABLE>(
-            static_cast<const LABEL*>(arguments.labels), row.labels, c, arguments.classes, to);
-    }
+    const Arguments& arguments, const Row& row, int c, int left, Real (&to)[RUN]) {
+    if (!HAS_LABELS) return;
+    const LABEL* from = at(static_cast<const LABEL*>(arguments.labels), row.labels, c);
+    read_run<LABEL_ALIGNMENT, READING, IS_LABEL_STRIDED>(from, row.labels.step, left, to);
 }
 
 // The factor of one logit's gradient that softcap brings.
-__device__ __forceinline__ Real slope_at(const Arguments& arguments, const Row& row, long long c) {
-    const LOGIT* logits = static_cast<const LOGIT*>(arguments.logits);
-    const LOGIT* at = logits + row.place.base + c * row.place.step;
-    return slope_of_softcap(arguments, read_one<Reading::LAST>(at));
+__device__ __forceinline__ Real slope_at(const Arguments& arguments, const Row& row, int c) {
+    const LOGIT* from = at(static_cast<const LOGIT*>(arguments.logits), row.place, c);
+    return slope_of_softcap(arguments, read_one<Reading::LAST>(from));
 }
 
-// Writes what `gradient` and `label_gradient` say of a run.
-template <typename Element_, typename Gradients>
-__device__ __forceinline__ void write_gradients(
-    const Arguments& arguments, const Row& row, const Element_ (&elements)[RUN], long long c,
-    const Gradients& gradients) {
-    Real values[RUN];
-    if (GRAD_LABELS) {
 #if LABEL_TABLE
-        using Written = Real;
+using LabelGradient = Real;
+constexpr int LABEL_GRADIENT_ALIGNMENT = sizeof(Real);
 #else
-        using Written = LABEL;
+using LabelGradient = LABEL;
+constexpr int LABEL_GRADIENT_ALIGNMENT = LABEL_ALIGNMENT;
 #endif
+
+// Writes what `gradients` say of a run that begins with class c.
+template <typename Gradients>
+__device__ __forceinline__ void write_gradients(
+    const Arguments& arguments, const Row& row, const Element (&elements)[RUN], int c, int left,
+    const Gradients& gradients) {
+    Real values[RUN] = {};
+    if (GRAD_LABELS) {
 #pragma unroll
         for (int i = 0; i < RUN; ++i) {
-            values[i] = c + i < arguments.classes ? gradients.of_label(elements[i]) : Real(0);
+            if (i < left) values[i] = gradients.of_label(elements[i]);
         }
-        write_run<LABEL_TABLE ? static_cast<int>(sizeof(Real)) : LABEL_ALIGNMENT, STRIDED && !HAS_TABLE>(
-            static_cast<Written*>(arguments.grad_labels), row.label_gradient, c, arguments.classes, values);
+        LabelGradient* to = at(static_cast<LabelGradient*>(arguments.grad_labels), row.label_gradient, c);
+        write_run<LABEL_GRADIENT_ALIGNMENT, IS_LABEL_STRIDED>(to, row.label_gradient.step, left, values);
     }
     if (GRAD_LOGITS) {
 #pragma unroll
         for (int i = 0; i < RUN; ++i) {
-            Real value = 0;
-            if (c + i < arguments.classes) {
-                value = gradients.of_logit(elements[i]);
-                if (SOFTCAP && value != 0) value *= slope_at(arguments, row, c + i);
-            }
-            values[i] = value;
+            if (i >= left) continue;
+            values[i] = gradients.of_logit(elements[i]);
+            if (SOFTCAP && values[i] != 0) values[i] *= slope_at(arguments, row, c + i);
         }
-        write_run<LOGIT_ALIGNMENT, STRIDED>(
-            static_cast<LOGIT*>(arguments.dense), row.place, c, arguments.classes, values);
+        LOGIT* to = at(static_cast<LOGIT*>(arguments.dense), row.place, c);
+        write_run<LOGIT_ALIGNMENT, STRIDED>(to, row.place.step, left, values);
     }
 }
 
 template <typename Group, int HELD>
 struct InRegisters {
     static constexpr bool IS_KEPT = true;
+    static constexpr int ROUND = Group::SIZE * RUN;  // classes from one run of a thread to its next
 
     const Arguments& arguments;
     const Row& row;
-    int rank;
+    int first;  // class of the thread
+    int left;   // classes of the row from there on
     Real kept[HELD][RUN] = {};
     Real label[HAS_LABELS ? HELD : 1][RUN] = {};
 
     __device__ __forceinline__ InRegisters(const Arguments& all, const Row& which, const Group& group)
-        : arguments(all), row(which), rank(group.rank()) {
-        const LOGIT* logits = static_cast<const LOGIT*>(arguments.logits);
+        : arguments(all), row(which), first(group.rank() * RUN), left(which.classes - first) {
+        constexpr Reading READING = SOFTCAP ? Reading::FIRST_OF_TWO : Reading::LAST;
 #pragma unroll
         for (int k = 0; k < HELD; ++k) {
-            read_run<LOGIT_ALIGNMENT, SOFTCAP ? Reading::FIRST_OF_TWO : Reading::LAST, STRIDED>(
-                logits, row.place, first(k), arguments.classes, kept[k]);
+            read_logits<READING>(arguments, row, first + k * ROUND, left - k * ROUND, kept[k]);
         }
-        if (HAS_LABELS) {
 #pragma unroll
-            for (int k = 0; k < HELD; ++k) {
-                read_labels<LABEL_ALIGNMENT, Reading::LAST>(arguments, row, first(k), label[k]);
-            }
+        for (int k = 0; k < (HAS_LABELS ? HELD : 0); ++k) {
+            read_labels<Reading::LAST>(arguments, row, first + k * ROUND, left - k * ROUND, label[k]);
         }
 #pragma unroll
         for (int k = 0; k < HELD; ++k) {
@@ -109,19 +122,15 @@ struct InRegisters {
         }
     }
 
-    // The first class of the thread's k-th run.
-    __device__ __forceinline__ long long first(int k) const {
-        return (static_cast<long long>(k) * Group::SIZE + rank) * RUN;
-    }
-
     template <typename Visit>
     __device__ __forceinline__ void sweep(const Visit& visit) {
 #pragma unroll
         for (int k = 0; k < HELD; ++k) {
 #pragma unroll
             for (int i = 0; i < RUN; ++i) {
-                const long long c = first(k) + i;
-                if (c < arguments.classes) visit(c, kept[k][i], label[HAS_LABELS ? k : 0][i]);
+                if (k * ROUND + i < left) {
+                    visit(first + k * ROUND + i, kept[k][i], label[HAS_LABELS ? k : 0][i]);
+                }
             }
         }
     }
@@ -130,13 +139,14 @@ struct InRegisters {
     __device__ __forceinline__ void write(const Gradients& gradients) {
 #pragma unroll
         for (int k = 0; k < HELD; ++k) {
-            if (first(k) >= arguments.classes) continue;
+            if (k * ROUND >= left) continue;
+            const int c = first + k * ROUND;
             Element elements[RUN];
 #pragma unroll
             for (int i = 0; i < RUN; ++i) {
-                elements[i] = gradients.element(first(k) + i, kept[k][i], label[HAS_LABELS ? k : 0][i]);
+                elements[i] = gradients.element(c + i, kept[k][i], label[HAS_LABELS ? k : 0][i]);
             }
-            write_gradients(arguments, row, elements, first(k), gradients);
+            write_gradients(arguments, row, elements, c, left - k * ROUND, gradients);
         }
     }
 };
@@ -154,35 +164,34 @@ struct InMemory {
 
     template <Reading READING, typename Visit>
     __device__ __forceinline__ void each_run(const Visit& visit) {
-        const LOGIT* logits = static_cast<const LOGIT*>(arguments.logits);
-        for (long long c = static_cast<long long>(rank) * RUN; c < arguments.classes;
-             c += static_cast<long long>(Group::SIZE) * RUN) {
+        for (int c = rank * RUN; c < row.classes; c += Group::SIZE * RUN) {
+            const int left = row.classes - c;
             Real z[RUN] = {}, label[RUN] = {};
-            read_run<LOGIT_ALIGNMENT, READING, STRIDED>(logits, row.place, c, arguments.classes, z);
-            read_labels<LABEL_ALIGNMENT, READING>(arguments, row, c, label);
+            read_logits<READING>(arguments, row, c, left, z);
+            read_labels<READING>(arguments, row, c, left, label);
 #pragma unroll
             for (int i = 0; i < RUN; ++i) z[i] = shaped(arguments, z[i]);
-            visit(c, z, label);
+            visit(c, left, z, label);
         }
     }
 
     template <typename Visit>
     __device__ __forceinline__ void sweep(const Visit& visit) {
-        each_run<Reading::FIRST_OF_TWO>([&](long long c, Real(&z)[RUN], Real(&label)[RUN]) {
+        each_run<Reading::FIRST_OF_TWO>([&](int c, int left, Real(&z)[RUN], Real(&label)[RUN]) {
 #pragma unroll
             for (int i = 0; i < RUN; ++i) {
-                if (c + i < arguments.classes) visit(c + i, z[i], label[i]);
+                if (i < left) visit(c + i, z[i], label[i]);
             }
         });
     }
 
     template <typename Gradients>
     __device__ __forceinline__ void write(const Gradients& gradients) {
-        each_run<Reading::LAST>([&](long long c, Real(&z)[RUN], Real(&label)[RUN]) {
+        each_run<Reading::LAST>([&](int c, int left, Real(&z)[RUN], Real(&label)[RUN]) {
             Element elements[RUN];
 #pragma unroll
             for (int i = 0; i < RUN; ++i) elements[i] = gradients.element(c + i, z[i], label[i]);
-            write_gradients(arguments, row, elements, c, gradients);
+            write_gradients(arguments, row, elements, c, left, gradients);
         });
     }
 };
