@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from losswire_server.engine.device import DeviceError, DeviceLost
+from losswire_server.engine.device import DeviceLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -127,17 +127,18 @@ class Dispatcher:
             self._check()
             done.set_result(job())
         except Exception as error:  # noqa: BLE001 -- handed to who asked for it
-            self._note(error)
             done.set_exception(error)
+            self._note(error)
 
     def _start(self, flight: Flight) -> None:
         try:
             self._check()
             self._enqueue(flight)
         except Exception as error:  # noqa: BLE001 -- the same
-            self._note(error)
-            self._settle()
+            if not isinstance(error, DeviceLost):
+                self._settle()
             flight.landing.set_exception(error)
+            self._note(error)
         else:
             self._in_flight.append(flight)
 
@@ -162,15 +163,12 @@ class Dispatcher:
 
     def _settle(self) -> None:
         """Waits for all streams: a flight that failed half-way may still be using its memory."""
-        if self._lost is not None:
-            return
         try:
             event = self._device.event()
             for stream in self._streams:
                 self._device.record(event, stream)
                 self._device.synchronise(event)
-        except DeviceError as error:
-            # What cannot be waited for can never be used again.
+        except Exception as error:  # noqa: BLE001 -- what cannot be waited for is of no use again
             self._note(error if isinstance(error, DeviceLost) else DeviceLost(str(error)))
 
     def _look(self) -> None:

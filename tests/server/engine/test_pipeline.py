@@ -33,9 +33,12 @@ def fake(**options):
 
 
 @contextmanager
-def running(*devices, budget=PLENTY, chunk_bytes=CHUNK_BYTES, on_lost=pytest.fail):
+def running(*devices, budget=PLENTY, chunk_bytes=CHUNK_BYTES, told=None):
     """An engine over fake devices; at the end all is given back and nothing was done wrong."""
-    engine = GpuEngine(devices, budget, on_lost, kernels=fake_kernels, chunk_bytes=chunk_bytes)
+    losses = [] if told is None else told
+    engine = GpuEngine(
+        devices, budget, losses.append, kernels=fake_kernels, chunk_bytes=chunk_bytes
+    )
     try:
         yield engine
         assert all(pipeline.free_slots == SLOTS for pipeline in engine._pipelines)
@@ -43,6 +46,7 @@ def running(*devices, budget=PLENTY, chunk_bytes=CHUNK_BYTES, on_lost=pytest.fai
         engine.close()
     for device, pipeline in zip(devices, engine._pipelines, strict=True):
         assert device.violations == []
+        assert told is not None or losses == []
         assert device.held == (0, 0, 0) or pipeline.is_lost
 
 
@@ -242,7 +246,7 @@ def test_a_lost_device_fails_everything():
     """Its request, those that wait, and all that come later; the loss is told once."""
     told = []
     device = fake(failures={("is_reached", 9): DeviceLost("fell off the bus")})
-    with running(device, chunk_bytes=700, on_lost=told.append) as engine:
+    with running(device, chunk_bytes=700, told=told) as engine:
         failures = []
 
         def compute():
@@ -277,7 +281,7 @@ def test_no_failure_leaves_anything_behind(operation, call, error, seed):
     device = fake(seed=seed, failures={(operation, call): error("injected")})
     requests = [rows_of(count, count) for count in (30, 60)]
     try:
-        with running(device, chunk_bytes=700, on_lost=told.append) as engine:
+        with running(device, chunk_bytes=700, told=told) as engine:
             for _ in range(3):
                 try:
                     results = engine.compute(requests)
