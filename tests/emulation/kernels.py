@@ -45,7 +45,9 @@ def compiled(kernel: Kernel) -> EmulatedKernel:
     return compile_kernel(DEVICE / kernel.source, dict(kernel.macros), kernel.entry)
 
 
-def compute(request: LossRequest, traits=HOPPER, order="forward", ids=None) -> Written:
+def compute(  # noqa: PLR0912 -- one field after another
+    request: LossRequest, traits=HOPPER, order="forward", ids=None
+) -> Written:
     """Launches what is planned for one request.
 
     Args:

@@ -68,9 +68,6 @@ class Registered:
         self._stops: list[int] = []
         self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        return len(self._starts)
-
     def add(self, address: int, nbytes: int) -> None:
         """Memory that has been registered."""
         with self._lock:
