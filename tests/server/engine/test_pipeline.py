@@ -201,3 +201,15 @@ def test_blocks_of_a_stream_have_the_bits_of_the_whole(
     loss, grad_labels = stream.summary()
     results = [loss, np.concatenate(losses), np.concatenate(gradients), grad_labels]
     assert [(each.dtype.name, each.shape, each.tobytes()) for each in results] == expected[:4]
+
+
+def test_weights_of_one_request_are_not_those_of_another():
+    """Means of different sizes share a chunk, each with one weight for all of its rows."""
+    common = replace(FLOATS32, kind="distribution")
+    requests = [replace(request_of(common, np.random.default_rng(count), (count,), 1, "mean"),
+                        sample_weight=None) for count in (3, 5)]  # fmt: skip
+    device = fake()
+    with running(device) as engine:
+        results = [bits(result) for result in engine.compute(requests)]
+    assert len(device.launches) == 1
+    assert results == [alone(request) for request in requests]

@@ -124,3 +124,14 @@ def test_ids_that_change_under_the_engine_are_a_fault():
         pytest.raises(RuntimeError, match="row 1 changed under"),
     ):
         engine.compute([rows_of(4), rows_of(3)])
+
+
+def test_idle_memory_is_given_up():
+    """A row that fits only where no other slot holds memory gets it."""
+    common = replace(FLOATS32, classes=400_000)
+    row = request_of(common, np.random.default_rng(0), (1,), 1)
+    device = fake(memory_bytes=SLOTS << 20, after_launches=SLOTS)
+    with running(device, chunk_bytes=700) as engine:
+        engine.compute([rows_of(100)])
+        assert device.held[0] == SLOTS
+        assert bits(engine.compute([row])[0]) == alone(row)
