@@ -213,3 +213,21 @@ def test_weights_of_one_request_are_not_those_of_another():
         results = [bits(result) for result in engine.compute(requests)]
     assert len(device.launches) == 1
     assert results == [alone(request) for request in requests]
+
+
+def test_each_request_has_its_own_distributions():
+    """Labels that broadcast lie one after another in a chunk; every row finds those of its own."""
+    common = replace(FLOATS32, kind="broadcast", grad_labels=True)
+    requests = [
+        replace(
+            request_of(common, np.random.default_rng(count), (count,), 1),
+            labels=np.random.default_rng(count).random(5),
+            form=UNKNOWN,
+        )
+        for count in (3, 5)
+    ]
+    device = fake()
+    with running(device) as engine:
+        results = [bits(result) for result in engine.compute(requests)]
+    assert len(device.launches) == 1
+    assert results == [alone(request) for request in requests]
