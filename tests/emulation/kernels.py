@@ -45,80 +45,90 @@ def compiled(kernel: Kernel) -> EmulatedKernel:
     return compile_kernel(DEVICE / kernel.source, dict(kernel.macros), kernel.entry)
 
 
-def compute(  # noqa: PLR0912 -- one field after another
-    request: LossRequest, traits=HOPPER, order="forward", ids=None
-) -> Written:
+class _Memory:
+    """Arguments that point to arrays, which live as long as this."""
+
+    def __init__(self) -> None:
+        self.arguments = np.zeros((), launches.ARGUMENTS)
+        self._held: list[np.ndarray] = []
+
+    def put(self, **arrays: np.ndarray) -> None:
+        """Points the arguments of these names to the arrays, which must be contiguous."""
+        for name, array in arrays.items():
+            assert array.flags.c_contiguous
+            self._held.append(array)
+            self.arguments[name] = array.ctypes.data
+
+
+def compute(request: LossRequest, traits=HOPPER, order="forward", ids=None) -> Written:
     """Launches what is planned for one request.
 
     Args:
         ids: in the place of its own, which may be anything.
     """
-    logits, loss = np.ascontiguousarray(request.logits), request.call.loss
+    logits, loss, rows = np.ascontiguousarray(request.logits), request.call.loss, request.rows
     real = dtypes.compute_dtype(logits.dtype)
-    rows = request.rows
     inner = 1
     if not loss.is_elementwise:
         inner = int(np.prod(request.example_shape[request.axis :], dtype=np.int64))
-    weighting = weigh(request)
-    dense = np.full_like(logits, 99)
-    per_example = np.full(rows, 99, real)
-    logsumexp, entropy = np.full(rows, 99, real), np.full(rows, 99, real)
-    argmax = np.full(rows, -99)
+    memory = _Memory()
+    dense, per_example = np.full_like(logits, 99), np.full(rows, 99, real)
+    extras = {name: np.full(rows, 99, real) for name in ("logsumexp", "entropy")}
+    extras["argmax"] = np.full(rows, -99)
     fault = np.array([launches.NO_FAULT], np.uint64)
-    segments = np.array([(0, 0, inner)], launches.SEGMENT)
-    flags = np.zeros(rows, np.uint8)
-    for mask, bit in ((weighting.no_loss, 1), (weighting.no_grad, 2)):
-        if mask is not None:
-            flags |= np.where(mask, bit, 0).astype(np.uint8)
-    arguments = np.zeros((), launches.ARGUMENTS)
-    held = [logits, dense, per_example, logsumexp, entropy, argmax, fault, segments, flags]
-
-    def put(name: str, array: np.ndarray) -> None:
-        array = np.ascontiguousarray(array)
-        held.append(array)
-        arguments[name] = array.ctypes.data
-
-    for name, array in (
-        ("logits", logits),
-        ("dense", dense),
-        ("per_example", per_example),
-        ("fault", fault),
-        ("segments", segments),
-        ("flags", flags),
-        ("weight", weighting.weight),
-        ("scale", weighting.scale),
-    ):
-        put(name, array)
-    for name in getattr(loss, "extras", ()):
-        put(name, {"logsumexp": logsumexp, "argmax": argmax, "entropy": entropy}[name])
-    grad_labels = None
-    if weighting.ids is not None:
-        put("ids", (weighting.ids if ids is None else np.asarray(ids)).astype(np.int32))
-    elif request.is_broadcast:
-        table = LabelTable.of(request.labels, logits.shape, request.axis)
-        put("labels", table.table)
-        put("ids", table.index.astype(np.int32))
-        grad_labels = np.full((rows, request.classes), 99, real)
-    elif request.labels is not None:
-        put("labels", request.labels)
-        grad_labels = np.full_like(np.ascontiguousarray(request.labels), 99)
-    if grad_labels is not None:
-        put("grad_labels", grad_labels)
-    if request.class_weight is not None:
-        put("class_weight", request.class_weight.astype(real))
-    if request.pos_weight is not None:
-        put("pos_weight", np.broadcast_to(request.pos_weight, logits.shape).astype(real))
-    if request.reading == "none":
-        arguments["per_example"] = 0
-    arguments["segment_count"], arguments["rows"] = 1, rows
-    arguments["classes"] = request.classes
+    memory.put(logits=logits, dense=dense, fault=fault)
+    memory.put(segments=np.array([(0, 0, inner)], launches.SEGMENT))
+    memory.put(**{name: extras[name] for name in getattr(loss, "extras", ())})
+    if request.reading != "none":
+        memory.put(per_example=per_example)
+    _put_weights(memory, request, real)
+    grad_labels = _put_labels(memory, request, real, ids)
+    memory.arguments["segment_count"], memory.arguments["rows"] = 1, rows
+    memory.arguments["classes"] = request.classes
     for name, value in launches.options(request).items():
-        arguments[name] = value
+        memory.arguments[name] = value
     launch = launches.plan(request, rows, traits, is_strided=inner > 1)
     compiled(launch.kernel).launch(
-        launch.grid, launch.block, launch.shared_bytes, arguments[()], launch.cluster, order
+        launch.grid, launch.block, launch.shared_bytes, memory.arguments[()], launch.cluster, order
     )
-    return Written(per_example, dense, grad_labels, logsumexp, argmax, entropy, int(fault[0]))
+    return Written(per_example, dense, grad_labels, **extras, fault=int(fault[0]))
+
+
+def _put_weights(memory: _Memory, request: LossRequest, real: np.dtype) -> None:
+    weighting = weigh(request)
+    flags = np.zeros(request.rows, np.uint8)
+    for mask, bit in ((weighting.no_loss, launches.NO_LOSS), (weighting.no_grad, 2)):
+        if mask is not None:
+            flags |= np.where(mask, bit, 0).astype(np.uint8)
+    memory.put(flags=flags, weight=weighting.weight.copy(), scale=weighting.scale.copy())
+    if request.class_weight is not None:
+        memory.put(class_weight=request.class_weight.astype(real))
+    if request.pos_weight is not None:
+        weights = np.broadcast_to(request.pos_weight, request.logits.shape)
+        memory.put(pos_weight=np.ascontiguousarray(weights, real))
+
+
+def _put_labels(
+    memory: _Memory, request: LossRequest, real: np.dtype, ids: np.ndarray | None
+) -> np.ndarray | None:
+    """Puts the labels; returns where the gradient to them goes, if they are distributions."""
+    if request.labels is None:
+        return None
+    if request.reading == "ids":
+        own = weigh(request).ids
+        memory.put(ids=(own if ids is None else np.asarray(ids)).astype(np.int32))
+        return None
+    labels = np.ascontiguousarray(request.labels)
+    grad_labels = np.full_like(labels, 99)
+    if request.is_broadcast:
+        table = LabelTable.of(request.labels, request.logits.shape, request.axis)
+        labels, grad_labels = (
+            np.ascontiguousarray(table.table),
+            np.full((request.rows, request.classes), 99, real),
+        )
+        memory.put(ids=table.index.astype(np.int32))
+    memory.put(labels=labels, grad_labels=grad_labels)
+    return grad_labels
 
 
 def largest_difference(actual: np.ndarray, expected: Sequence[float] | np.ndarray) -> float:
