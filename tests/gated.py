@@ -19,7 +19,7 @@ class GatedServer:
         regions: that clients share with it.
     """
 
-    name, device, quick_bytes = "gated", "none", 0
+    name, device, quick_bytes, registrar = "gated", "none", 0, None
 
     def __init__(self):
         self._gate = threading.Event()
@@ -74,8 +74,8 @@ class GatedServer:
             settings = load_settings(port=0, drain_seconds=5.0, log_level="error")
             asyncio.run(self._run(settings))
 
-    def _made(self, limit):
-        self.regions = Regions(limit)
+    def _made(self, limit, registrar):
+        self.regions = Regions(limit, registrar)
         return self.regions
 
     async def _run(self, settings):

@@ -12,7 +12,7 @@ import sys
 
 from losswire_server import logs, memory, runtime
 from losswire_server.config import ServerSettings, load_settings
-from losswire_server.errors import StartupError
+from losswire_server.errors import ServingFailed, StartupError
 
 
 async def _serve_while_stdin_is_open(settings: ServerSettings) -> None:
@@ -41,6 +41,8 @@ def _main() -> None:
     except StartupError as error:
         _answer(error=str(error))
         raise SystemExit(2) from error
+    except ServingFailed as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import typer
 
 from losswire_server import logs, memory, runtime
 from losswire_server.config import ServerSettings, load_settings
-from losswire_server.errors import StartupError
+from losswire_server.errors import ServingFailed, StartupError
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +32,9 @@ def serve(context: typer.Context) -> None:
     except StartupError as error:
         sys.stderr.write(f"losswire serve: {error}\n")
         raise typer.Exit(2) from error
+    except ServingFailed as error:
+        sys.stderr.write(f"losswire serve: {error}\n")
+        raise typer.Exit(1) from error
 
 
 async def _serve(settings: ServerSettings) -> None:

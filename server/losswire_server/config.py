@@ -58,6 +58,14 @@ class ServerSettings(BaseSettings):
     threads: Annotated[
         int | None, Field(ge=1, description="threads of the NumPy engine; one per core if not set")
     ] = None
+    devices: Annotated[
+        str,
+        Field(pattern=r"^(all|\d+(,\d+)*)$", description="GPUs to compute on: all, or as in 0,1"),
+    ] = "0"
+    gpu_memory_bytes: Annotated[
+        int | None,
+        Field(ge=MIB, description="memory used of each GPU; a quarter of it if not set"),
+    ] = None
     max_message_bytes: Annotated[
         int, Field(ge=4096, le=2**31 - 1, description="largest message accepted")
     ] = 512 * MIB

@@ -4,7 +4,8 @@ wire → validation ── InvalidRequest (INVALID_ARGUMENT) · Unsupported (UNI
                      UnknownRegion (NOT_FOUND) · NotAllowed (PERMISSION_DENIED)
          → admission ── Overloaded (RESOURCE_EXHAUSTED) · Draining (UNAVAILABLE)
            → batcher ── Expired (DEADLINE_EXCEEDED)
-             → engine ── whatever else happens: INTERNAL, with an incident id
+             → engine ── Overloaded (RESOURCE_EXHAUSTED) · DeviceFailed (UNAVAILABLE)
+                         whatever else happens: INTERNAL, with an incident id
 
 RequestFailed
 ├── InvalidRequest
@@ -13,8 +14,10 @@ RequestFailed
 ├── NotAllowed
 ├── Overloaded
 ├── Draining
+├── DeviceFailed
 └── Expired
 StartupError        not about a request: the server cannot start as configured
+ServingFailed       likewise: it cannot go on
 """
 
 from __future__ import annotations
@@ -74,6 +77,12 @@ class Draining(RequestFailed):
     status = grpc.StatusCode.UNAVAILABLE
 
 
+class DeviceFailed(RequestFailed):
+    """What computes has failed for good; the server is about to end."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+
+
 class Expired(RequestFailed):
     """The deadline passed before anything was computed."""
 
@@ -82,3 +91,7 @@ class Expired(RequestFailed):
 
 class StartupError(Exception):
     """The server cannot start as configured; the message is one line that says what to do."""
+
+
+class ServingFailed(Exception):  # noqa: N818 -- as `RequestFailed`
+    """The server cannot go on; the message is one line that says why."""

@@ -17,7 +17,8 @@ from losswire_proto.rules import InvalidField, Spec
 if TYPE_CHECKING:
     from losswire_proto.v1 import loss_service_pb2 as pb
     from losswire_proto.v1 import tensor_pb2
-    from losswire_server.regions import FileId, Regions
+    from losswire_server.mappings import FileId
+    from losswire_server.regions import Regions
     from losswire_server.requests import LossRequest
 
 _ALIGNMENT: Final = 8

@@ -1,57 +1,34 @@
 """Shared memory: regions that clients on this host own and the server looks into.
 
 In: a process and one of its open files. Out: memory to read from and to write to, as long as both
-live. What is announced is checked before it is mapped: it begins with a proof that whoever
-announced it can read it, without which nothing is told of it, and it is memory that cannot shrink
-(a client that cut it off could otherwise kill the server). A region is let go when it is closed,
-when its process ends, or for another region of the same process that there is no room for; calls
-on it keep the mapping until they are done.
+live. What is announced is checked before it is mapped (`mappings`). A region is let go when it is
+closed, when its process ends, or for another region of the same process that there is no room for;
+calls on it keep the mapping until they are done.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
-import hmac
-import mmap
 import os
 import resource
 import secrets
-import stat
 import sys
+import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
-from losswire_server.errors import (
-    InvalidRequest,
-    NotAllowed,
-    Overloaded,
-    RequestFailed,
-    UnknownRegion,
-)
+from losswire_server.errors import InvalidRequest, Overloaded, UnknownRegion
+from losswire_server.mappings import RETRY_DELAY_MS, FileId, Mapping, failed, map_file, refused
 
-PROOF_BYTES: Final = 32
-"""At the start of a region: random bytes that OpenRegion repeats."""
+if TYPE_CHECKING:
+    from losswire_server.engine.protocol import Registrar
 
 MOST_REGIONS: Final = 256
 """Of one process: each takes a file descriptor and a mapping of the server."""
 
-RETRY_DELAY_MS: Final = 50
 _TRIES: Final = 10
 """To make room, within `RETRY_DELAY_MS`."""
-
-_POPULATE_WRITE: Final = 23
-"""MADV_POPULATE_WRITE of Linux 5.14, which Python has no name for."""
-
-_POPULATED_BYTES: Final = 16 << 20
-"""At once: Python keeps the interpreter's lock meanwhile."""
-
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-
-FileId: TypeAlias = tuple[int, int]
-"""Device and inode: what two regions share that are one and the same memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +38,7 @@ class Region:
     pid: int
     file: FileId
     size: int
-    memory: mmap.mmap
+    memory: Mapping
 
 
 @dataclass(slots=True)
@@ -82,10 +59,12 @@ class Regions:
 
     Args:
         max_region_bytes: 0 where no memory is shared.
+        registrar: told of all memory while it is mapped; None for no one.
     """
 
-    def __init__(self, max_region_bytes: int) -> None:
+    def __init__(self, max_region_bytes: int, registrar: Registrar | None = None) -> None:
         self._limit = max_region_bytes
+        self._registrar = registrar
         self._owners: dict[int, _Owner] = {}
         self._by_id: dict[str, Region] = {}
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -117,10 +96,10 @@ class Regions:
         owner = self._owners.get(pid) or self._watch(pid)
         owner.opening += 1
         try:
-            file, memory = await asyncio.to_thread(_map, pid, fd, size, proof)
+            file, memory = await asyncio.to_thread(map_file, pid, fd, size, proof, self._registrar)
             await self._room(owner, size)
             if self._owners.get(pid) is not owner:  # it has ended meanwhile
-                raise _refused()
+                raise refused()
             region_id = secrets.token_urlsafe(16)
             owner.regions[region_id] = self._by_id[region_id] = Region(pid, file, size, memory)
             return region_id
@@ -173,9 +152,9 @@ class Regions:
         try:
             pidfd = os.pidfd_open(pid)
         except OverflowError as error:
-            raise _refused() from error
+            raise refused() from error
         except OSError as error:
-            raise _failed(error) from error
+            raise failed(error) from error
         asyncio.get_running_loop().add_reader(pidfd, self._forget, pid)
         owner = self._owners[pid] = _Owner(pidfd)
         return owner
@@ -206,13 +185,10 @@ class Regions:
 
     def _make_room(self, owner: _Owner, size: int) -> None:
         """Lets the least recently used regions go that no call is using."""
-        for region_id, region in list(owner.regions.items()):
+        for region_id in list(owner.regions):
             if owner.nbytes + size <= self._limit and len(owner.regions) < MOST_REGIONS:
                 break
-            with suppress(BufferError):  # a call looks into it
-                region.memory.close()
-                del owner.regions[region_id]
-                self._by_id.pop(region_id, None)  # the process may have ended
+            self._let_go(owner, region_id)
         if owner.nbytes + size > self._limit:
             raise Overloaded(
                 f"size_bytes: calls are using {owner.nbytes} of {self._limit} bytes"
@@ -224,76 +200,21 @@ class Regions:
                 "process_file: the server has no room for more regions", RETRY_DELAY_MS
             )
 
+    def _let_go(self, owner: _Owner, region_id: str) -> None:
+        """Unmaps a region, unless a call looks into it.
 
-def _map(pid: int, fd: int, size: int, proof: bytes) -> tuple[FileId, mmap.mmap]:
-    try:
-        file = _open(f"/proc/{pid}/fd/{fd}")
-    except OSError as error:
-        raise _failed(error) from error
-    try:
-        head = os.pread(file, PROOF_BYTES, 0)
-        if len(head) < PROOF_BYTES or not hmac.compare_digest(head, proof):
-            raise _refused()
-        _check(file, size)
-        memory = mmap.mmap(file, size)
-        status = os.fstat(file)
-    except OSError as error:
-        raise _failed(error) from error
-    finally:
-        os.close(file)
-    with suppress(OSError):  # pages that are not mapped now will be when they are touched
-        for start in range(0, size, _POPULATED_BYTES):
-            memory.madvise(_POPULATE_WRITE, start, min(_POPULATED_BYTES, size - start))
-    return (status.st_dev, status.st_ino), memory
-
-
-def _open(path: str) -> int:
-    # Looked at first: to open a device can have effects, and a pipe could block.
-    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 -- no path to speak of
-        raise _refused()
-    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def _check(file: int, size: int) -> None:
-    """Refuses memory that could be taken from under the server.
-
-    Raises:
-        InvalidRequest: says what is wrong, to one who has read the file.
-    """
-    # Pages of other sizes come from a pool that may be empty when they are touched.
-    if not _seals(file) & fcntl.F_SEAL_SHRINK or os.fstatvfs(file).f_bsize != mmap.PAGESIZE:
-        raise InvalidRequest(
-            "process_file: expected memory of memfd_create, in pages of the usual size and with"
-            " F_SEAL_SHRINK, received another file"
-        )
-    length = os.fstat(file).st_size
-    if not PROOF_BYTES <= size <= length:
-        raise InvalidRequest(
-            f"size_bytes: expected {PROOF_BYTES} to the file's {length}, received {size}"
-        )
-
-
-def _seals(file: int) -> int:
-    try:
-        return fcntl.fcntl(file, fcntl.F_GET_SEALS)
-    except OSError:
-        return 0
+        Not by `close`, which finds that out too late: a registrar is told before.
+        """
+        region = owner.regions.pop(region_id)
+        is_open = self._by_id.pop(region_id, None) is not None  # the process may have ended
+        pid, file, size, memory = region.pid, region.file, region.size, weakref.ref(region.memory)
+        del region
+        kept = memory()
+        if kept is not None:
+            owner.regions[region_id] = Region(pid, file, size, kept)
+            if is_open:
+                self._by_id[region_id] = owner.regions[region_id]
 
 
 def _unknown(where: str, region_id: str) -> UnknownRegion:
     return UnknownRegion(f"{where}: expected the id of an open region, received {region_id[:40]!r}")
-
-
-def _failed(error: OSError) -> RequestFailed:
-    """What the caller is told of a file that cannot be opened or mapped."""
-    if error.errno in _EXHAUSTED:
-        return Overloaded("process_file: the server has no room for more regions", RETRY_DELAY_MS)
-    return _refused()
-
-
-def _refused() -> NotAllowed:
-    """One answer to all that is not there or not allowed, so that nothing can be found out."""
-    return NotAllowed(
-        "process_file: expected a process of the server's user and pid namespace, one of its open"
-        " files, and the first bytes of that file as proof"
-    )

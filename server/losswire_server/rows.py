@@ -117,10 +117,11 @@ class LabelGradient:
             self._turn.wait_for(lambda: self._rows >= first_row or self._is_abandoned)
             if self._is_abandoned:
                 raise RuntimeError("a part of the gradient to the labels could not be computed")
-            if self._rows > first_row:
+            added = self._rows - first_row
+            if added >= len(grad):
                 return
-            np.add.at(self._total, index, grad)
-            self._rows += len(grad)
+            np.add.at(self._total, index[added:], grad[added:])
+            self._rows += len(grad) - added
             self._turn.notify_all()
 
     def abandon(self) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -24,8 +25,8 @@ from losswire_proto.losses import LOSSES, LossCall
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server.admission import Admission, Window
 from losswire_server.batcher import Batcher, BatchLimits
-from losswire_server.engine.selection import choose_engine
-from losswire_server.errors import StartupError
+from losswire_server.engine.selection import EngineSettings, choose_engine
+from losswire_server.errors import ServingFailed, StartupError
 from losswire_server.regions import Regions
 from losswire_server.requests import LossRequest
 from losswire_server.service import SERVED, SERVICE, LossService
@@ -55,17 +56,19 @@ async def serve(
 
     Raises:
         StartupError: the engine or the address cannot be used.
+        ServingFailed: what computes was lost while serving; what was in flight has been answered.
     """
     log = structlog.get_logger()
     log.info("settings", **settings.model_dump(mode="json"))
-    engine, reason = choose_engine(settings.engine, settings.threads)
+    loss = _Loss(stop)
+    engine, reason = choose_engine(_engine_settings(settings), loss.note)
     log.info(
         "engine", name=engine.name, device=engine.device, wanted=settings.engine, reason=reason
     )
     warm_up(engine)
     limits = BatchLimits(settings.max_batch_rows, settings.max_batch_bytes, settings.max_wait_us)
     batcher, admission = Batcher(engine, limits), Admission(settings.queue_bytes)
-    regions = Regions(settings.max_region_bytes)
+    regions = Regions(settings.max_region_bytes, engine.registrar)
     window = Window(settings.stream_bytes)
     service = LossService(batcher, admission, window, regions, _info(settings, engine))
     checks = health.aio.HealthServicer()
@@ -87,6 +90,33 @@ async def serve(
     regions.close_all()
     engine.close()
     log.info("stopped", drained=is_drained)
+    if loss.why is not None:
+        raise ServingFailed(f"stopped, because a GPU was lost: {loss.why}")
+
+
+class _Loss:
+    """Stops the server when what computes is lost, and remembers why. For one event loop."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = stop
+        self.why: str | None = None
+
+    def note(self, why: str) -> None:
+        """What computes is lost. For any thread."""
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            self._loop.call_soon_threadsafe(self._end, why)
+
+    def _end(self, why: str) -> None:
+        structlog.get_logger().error("device_lost", reason=why)
+        self.why = why
+        self._stop.set()
+
+
+def _engine_settings(settings: ServerSettings) -> EngineSettings:
+    return EngineSettings(
+        settings.engine, settings.threads, settings.devices, settings.gpu_memory_bytes
+    )
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:

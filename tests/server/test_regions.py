@@ -1,6 +1,7 @@
 """Memory that clients announce: what is mapped, what is refused, and when it is let go."""
 
 import asyncio
+import ctypes
 import mmap
 import os
 import subprocess
@@ -194,7 +195,7 @@ def test_what_a_process_shared_ends_with_it():
 def test_a_process_that_ends_while_it_is_looked_at(monkeypatch):
     """Memory that was mapped when its process had gone is let go, and not watched for ever."""
     mapped, go_on = threading.Event(), threading.Event()
-    map_ = module._map
+    map_ = module.map_file
 
     def slow(*arguments):
         result = map_(*arguments)
@@ -202,7 +203,7 @@ def test_a_process_that_ends_while_it_is_looked_at(monkeypatch):
         assert go_on.wait(30)
         return result
 
-    monkeypatch.setattr(module, "_map", slow)
+    monkeypatch.setattr(module, "map_file", slow)
 
     async def play():
         regions, owner = Regions(LIMIT), Owner()
@@ -221,14 +222,14 @@ def test_a_process_that_ends_while_it_is_looked_at(monkeypatch):
 def test_a_call_that_is_taken_back_while_it_maps(monkeypatch):
     """Nobody gets the id of a region whose announcement was cancelled, and it is not kept."""
     mapping, go_on = threading.Event(), threading.Event()
-    map_ = module._map
+    map_ = module.map_file
 
     def slow(*arguments):
         mapping.set()
         assert go_on.wait(30)
         return map_(*arguments)
 
-    monkeypatch.setattr(module, "_map", slow)
+    monkeypatch.setattr(module, "map_file", slow)
 
     async def play():
         regions = Regions(LIMIT)
@@ -242,3 +243,46 @@ def test_a_call_that_is_taken_back_while_it_maps(monkeypatch):
         assert len(regions) == 0
 
     asyncio.run(play())
+
+
+class Registrar:
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.registered = {}
+        self.calls = []
+
+    def register(self, address, nbytes):
+        self.registered[address] = nbytes
+        self.calls.append(nbytes)
+
+    def unregister(self, address):
+        # It must still be there: one who looks at what is not mapped dies.
+        assert ctypes.string_at(address, PAGE)
+        del self.registered[address]
+
+
+def test_a_registrar_knows_of_regions_while_they_are_mapped():
+    """Told when they are mapped, and before they go: closed, crowded out, or with their process."""
+
+    async def scenario():
+        registrar = Registrar()
+        regions = Regions(2 * PAGE, registrar)
+        files = [SharedFile(PAGE) for _ in range(4)]
+        ids = [await opened(regions, file) for file in files[:2]]
+        view = regions.find("logits", ids[0], 0, PAGE)
+        ids.append(await opened(regions, files[2]))  # crowds out the second: the first is used
+        assert registrar.calls == [PAGE] * 3
+        assert len(registrar.registered) == 2
+        regions.close(ids[0])
+        assert len(registrar.registered) == 2
+        view.release()
+        del view
+        assert len(registrar.registered) == 1
+        regions.close_all()
+        await asyncio.sleep(0)  # the turn that the mapping arrived in is over
+        assert registrar.registered == {}
+        for file in files:
+            file.close()
+
+    asyncio.run(scenario())

@@ -7,11 +7,10 @@ computes. What is allocated for `[rows, classes]` is the results and a few tiles
 
 from __future__ import annotations
 
-import math
 import os
 import queue
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,17 +19,15 @@ from losswire_server.engine import tiles
 from losswire_server.engine.kernels import KERNELS
 from losswire_server.engine.operands import Operands
 from losswire_server.engine.stacks import stacks
-from losswire_server.engine.tiles import Scratch, Tile, Work
-from losswire_server.engine.weighting import reduce, weigh
-from losswire_server.requests import LossResult
-from losswire_server.rows import LabelGradient, LabelTable
+from losswire_server.engine.tiles import Scratch, Tile
+from losswire_server.engine.works import result_of, work_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from losswire_proto.dtypes import Array
     from losswire_server.engine.operands import RowResults
-    from losswire_server.requests import LossRequest
+    from losswire_server.requests import LossRequest, LossResult
 
 
 class NumpyEngine:
@@ -38,6 +35,7 @@ class NumpyEngine:
 
     name = "numpy"
     quick_bytes = 128 << 10
+    registrar = None
 
     def __init__(self, threads: int | None = None) -> None:
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -58,7 +56,7 @@ class NumpyEngine:
         if not requests:
             return []
         together = stacks(requests)
-        works = [_work(stack.whole) for stack in together]
+        works = [work_of(stack.whole) for stack in together]
         pending = _Shared(tiles.cut(works))
         helpers = [
             self._pool.submit(self._compute_tiles, pending)
@@ -69,7 +67,7 @@ class NumpyEngine:
             helper.result()
         results: dict[int, LossResult] = {}
         for stack, work in zip(together, works, strict=True):
-            results.update(zip(stack.places, stack.results(_result(work)), strict=True))
+            results.update(zip(stack.places, stack.results(result_of(work)), strict=True))
         return [results[place] for place in range(len(requests))]
 
     def _compute_tiles(self, pending: _Shared) -> None:
@@ -110,62 +108,6 @@ def _abandon(tile: Tile) -> None:
     for piece in tile:
         if piece.work.label_gradient is not None:
             piece.work.label_gradient.abandon()
-
-
-def _work(request: LossRequest) -> Work:
-    """The request as rows, with memory for its results."""
-    logits, call = request.logits, request.call
-    if call.loss.is_elementwise:
-        by_row = (request.rows, 1, 1)
-    else:
-        outer = math.prod(request.example_shape[: request.axis])
-        by_row = (outer, request.classes, math.prod(request.example_shape[request.axis :]))
-    block = request.block
-    labels, table, label_gradient = None, None, None
-    if block is not None and block.label_table is not None:
-        table, label_gradient = block.label_table, block.label_gradient
-    elif request.labels is not None and request.is_broadcast:
-        table = LabelTable.of(request.labels, logits.shape, request.axis)
-        label_gradient = LabelGradient(table) if call.grad_labels else None
-    elif request.labels is not None and request.reading != "ids":
-        labels = request.labels.reshape(by_row)
-    pos_weight = None
-    if request.pos_weight is not None:
-        pos_weight = np.broadcast_to(request.pos_weight, logits.shape).reshape(by_row)
-    dtype = dtypes.compute_dtype(logits.dtype)
-    is_dense = call.grad_logits or request.reading == "none"
-    dense = "output" if request.reading == "none" else "grad_logits"
-    grad_labels = None
-    if call.grad_labels and labels is not None:
-        grad_labels = _destination(request, "grad_labels", by_row, labels.dtype)
-    return Work(
-        request=request,
-        weighting=weigh(request) if block is None else block.weighting,
-        logits=logits.reshape(by_row),
-        labels=labels,
-        label_table=table,
-        pos_weight=pos_weight,
-        per_example=_destination(request, "per_example", (request.rows,), dtype),
-        dense=_destination(request, dense, by_row, logits.dtype) if is_dense else None,
-        grad_labels=grad_labels,
-        extras={
-            name: _destination(
-                request, name, (request.rows,), np.dtype(np.int64) if name == "argmax" else dtype
-            )
-            for name in getattr(call.loss, "extras", ())
-        },
-        label_gradient=label_gradient,
-        first_row=0 if block is None else block.first_row,
-    )
-
-
-def _destination(
-    request: LossRequest, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> Array:
-    """Where a result is written to: where the request says, or memory of its own."""
-    if name in request.destinations:
-        return request.destinations[name].reshape(shape)
-    return np.empty(shape, dtype)
 
 
 def _compute_tile(tile: Tile, scratch: Scratch) -> None:
@@ -263,24 +205,3 @@ def _store_label_gradients(tile: Tile, grad: Array) -> None:
         if work.label_gradient is not None and work.label_table is not None:
             index = work.label_table.index[piece.span]
             work.label_gradient.add(work.first_row + piece.start, index, part)
-
-
-def _result(work: Work) -> LossResult:
-    request = work.request
-    dense = None if work.dense is None else work.dense.reshape(request.logits.shape)
-    if request.reading == "none":
-        return LossResult(None, None, output=dense)
-    grad_labels = None
-    if work.grad_labels is not None and request.labels is not None:
-        grad_labels = work.grad_labels.reshape(request.labels.shape)
-    elif work.label_gradient is not None and request.labels is not None:
-        grad_labels = work.label_gradient.value(request.labels, request.axis, request.logits.ndim)
-        if "grad_labels" in request.destinations:
-            request.destinations["grad_labels"][...] = grad_labels
-    return LossResult(
-        loss=reduce(request, work.weighting, work.per_example) if request.block is None else None,
-        per_example=work.per_example.reshape(request.example_shape),
-        grad_logits=dense,
-        grad_labels=grad_labels,
-        extras={name: array.reshape(request.example_shape) for name, array in work.extras.items()},
-    )

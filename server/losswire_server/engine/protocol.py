@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from losswire_server.requests import LossRequest, LossResult
 
 
+class Registrar(Protocol):
+    """What wants to know of memory that clients share. Called from any thread."""
+
+    def register(self, address: int, nbytes: int) -> None:
+        """Memory that has been mapped."""
+
+    def unregister(self, address: int) -> None:
+        """The same before it is unmapped, when nobody uses it any more."""
+
+
 class Engine(Protocol):
     """Computes losses and gradients. Called from several threads at once."""
 
@@ -28,6 +38,10 @@ class Engine(Protocol):
     @property
     def quick_bytes(self) -> int:
         """Bytes of a batch that is computed sooner than another thread starts on it; 0 for none."""
+
+    @property
+    def registrar(self) -> Registrar | None:
+        """What is to know of memory that clients share; None where nothing gains by it."""
 
     def compute(self, requests: Sequence[LossRequest]) -> list[LossResult]:
         """Computes one batch. The requests share a batch key; the results are in their order."""

@@ -3,9 +3,6 @@
 In: requests with where their results go. Out: tiles, each a few pieces of requests; a tile gathers
 its rows class-last and in the compute dtype (looking at the request's own memory where that is how
 it lies there), and scatters its gradients back. A request's cuts depend on its own shape alone.
-
-Rows are the examples in row-major order. Logits are seen as `[outer, classes, inner]`, so the row
-of example (o, i) is o * inner + i, whatever the class axis.
 """
 
 from __future__ import annotations
@@ -13,17 +10,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from losswire_server.engine.layout import FEW_CLASSES, is_by_class, shaped
+from losswire_server.engine.works import Piece
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
-    from losswire_server.requests import LossRequest
-    from losswire_server.rows import LabelGradient, LabelTable, Weighting
+    from losswire_server.engine.works import Work
+    from losswire_server.rows import Weighting
 
 TILE_ELEMENTS: Final = 1 << 20
 """Elements of a tile: 4 MiB of float32. Smaller tiles would stay in L2, but their many short calls
@@ -47,58 +44,6 @@ _VERY_FEW: Final = 12
 
 _PAGE: Final = 4096
 _SMALLEST_ITEM: Final = 4  # bytes of a float32, the smallest that is computed in
-
-
-@dataclass(slots=True)
-class Work:
-    """A request on its way through the engine, with the arrays its results go to.
-
-    Attributes:
-        logits: `[outer, classes, inner]`; `[elements, 1, 1]` for losses by element.
-        labels, grad_labels, pos_weight: the same, for those of the logits' shape.
-        dense: the same: the gradient to the logits, or the output where there is no loss.
-        label_table: distributions that broadcast.
-        label_gradient: the gradient to these.
-        first_row: of a block, within the rows of its stream.
-        per_example: `[rows]`.
-        extras: `[rows]`, by name.
-    """
-
-    request: LossRequest
-    weighting: Weighting
-    logits: Array
-    labels: Array | None
-    label_table: LabelTable | None
-    pos_weight: Array | None
-    per_example: Array
-    dense: Array | None
-    grad_labels: Array | None
-    extras: dict[str, Array]
-    label_gradient: LabelGradient | None = None
-    first_row: int = 0
-
-
-class Piece:
-    """Consecutive rows of one request: whole outer indices, or a part of one.
-
-    Attributes:
-        start: the first row.
-        rows: the number of rows.
-        span: the rows as a slice of arrays `[rows]`.
-    """
-
-    __slots__ = ("_inner", "_outer", "rows", "span", "start", "work")
-
-    def __init__(self, work: Work, outer: slice, inner: slice) -> None:
-        self.work, self._outer, self._inner = work, outer, inner
-        self.start: int = outer.start * work.logits.shape[2] + inner.start
-        self.rows: int = (outer.stop - outer.start) * (inner.stop - inner.start)
-        self.span = slice(self.start, self.start + self.rows)
-
-    def block(self, array: Array) -> Array:
-        """This piece of an array `[outer, classes, inner]`, as `[outer, inner, classes]`."""
-        part: Array = array[self._outer, :, self._inner]
-        return part.transpose(0, 2, 1)
 
 
 Tile = Sequence[Piece]

@@ -6,26 +6,36 @@ import types
 
 import pytest
 
-from losswire_server.engine.cupy_engine import find_gpu
-from losswire_server.engine.selection import choose_engine
+import fake_kernels
+from fake_device import FakeDevice
+from losswire_server.engine import selection
+from losswire_server.engine.cupy_engine import find_gpus
+from losswire_server.engine.device import DeviceLost, DeviceMemoryError, LaunchError
+from losswire_server.engine.gpu_engine import GpuEngine
+from losswire_server.engine.selection import EngineSettings, choose_engine
 from losswire_server.errors import StartupError
 
 
 class CUDARuntimeError(RuntimeError):
     """Stands for CuPy's."""
 
+    def __init__(self, words, status):
+        super().__init__(words)
+        self.status = status
+
 
 @pytest.fixture
 def fake_cupy(monkeypatch):
     """A CuPy that finds what the test says."""
 
-    def install(count):
+    def install(count, driver=13000):
         def device_count():
             if isinstance(count, Exception):
                 raise count
             return count
 
         runtime = types.SimpleNamespace(
+            driverGetVersion=lambda: driver,
             getDeviceCount=device_count,
             getDeviceProperties=lambda _index: {"name": b"Imaginary GPU"},
             CUDARuntimeError=CUDARuntimeError,
@@ -36,42 +46,112 @@ def fake_cupy(monkeypatch):
     return install
 
 
+@pytest.fixture
+def devices(monkeypatch):
+    """Fake devices in the place of CuPy's; those that were made, by number, and how they fail."""
+    made, failures = [], {}
+
+    def make(number):
+        device = FakeDevice(fake_kernels.run, failures=failures.get(number))
+        made.append((number, device))
+        return device
+
+    def engine(*arguments):
+        return GpuEngine(*arguments, kernels=fake_kernels)
+
+    monkeypatch.setattr(selection, "CupyDevice", make)
+    monkeypatch.setattr(selection, "GpuEngine", engine)
+    return types.SimpleNamespace(made=made, failures=failures)
+
+
+def chosen(engine, **settings):
+    return choose_engine(EngineSettings(engine, 1, **settings), print)
+
+
 def test_numpy_when_asked_for():
     """NumPy needs no look for a GPU."""
-    engine, reason = choose_engine("numpy", 1)
+    engine, reason = chosen("numpy")
     assert (engine.name, reason) == ("numpy", "asked for")
     engine.close()
 
 
 @pytest.mark.parametrize(
-    ("found", "words"),
+    ("found", "driver", "words"),
     [
-        (None, "CuPy is not installed"),
-        (0, "CuPy finds no GPU"),
-        (CUDARuntimeError("driver too old"), "no usable CUDA driver: driver too old"),
-        (1, "Imaginary GPU.*computes on the CPU only"),
+        (None, 0, "CuPy is not installed"),
+        (1, 0, "CuPy finds no CUDA driver"),
+        (0, 13000, "CuPy finds no GPU"),
+        (CUDARuntimeError("no device", 100), 13000, "CuPy finds no GPU"),
+        (CUDARuntimeError("version is insufficient", 35), 12000, "driver is too old.*insufficient"),
+        (CUDARuntimeError("initialisation", 3), 13000, "no usable CUDA driver: initialisation"),
     ],
-    ids=["no CuPy", "no GPU", "no driver", "GPU"],
+    ids=["no CuPy", "no driver", "no GPU", "no device", "old driver", "broken driver"],
 )
-def test_the_reason_is_said(fake_cupy, monkeypatch, found, words):
+def test_the_reason_is_said(fake_cupy, monkeypatch, found, driver, words):
     """auto serves with NumPy and says why; cupy is an error that says the same."""
     if found is None:
         monkeypatch.setitem(sys.modules, "cupy", None)
     else:
-        fake_cupy(found)
-    engine, reason = choose_engine("auto", 1)
+        fake_cupy(found, driver)
+    engine, reason = chosen("auto")
     engine.close()
     assert engine.name == "numpy"
     with pytest.raises(StartupError, match=f"cupy cannot be used: .*{words}"):
-        choose_engine("cupy", 1)
+        chosen("cupy")
     assert re.search(words, reason)
 
 
+@pytest.mark.parametrize("wanted", ["auto", "cupy"])
+def test_a_gpu_that_computes_is_used(fake_cupy, devices, wanted):
+    """What has been tried serves; the trial leaves nothing behind."""
+    fake_cupy(2)
+    engine, reason = chosen(wanted)
+    assert (engine.name, reason) == ("cupy", "found Imaginary GPU, Imaginary GPU")
+    assert engine.device == "Fake GPU"
+    engine.close()
+    assert [number for number, _ in devices.made] == [0, 0]
+    assert all(device.held == (0, 0, 0) for _, device in devices.made)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("0", [0]), ("2", [2]), ("2,0", [0, 2]), ("all", [0, 1, 2])]
+)
+def test_gpus_are_chosen_by_number(fake_cupy, devices, text, numbers):
+    """One, several, or all of them."""
+    fake_cupy(3)
+    engine, _ = chosen("auto", devices=text)
+    engine.close()
+    assert [number for number, _ in devices.made] == numbers * 2
+
+
+def test_a_gpu_that_is_not_there_is_refused(fake_cupy, devices):
+    """Whoever names a GPU means that one."""
+    fake_cupy(2)
+    for wanted in ("auto", "cupy"):
+        with pytest.raises(StartupError, match=r"devices: expected numbers of GPUs below 2.*'0,2'"):
+            chosen(wanted, devices="0,2")
+
+
+@pytest.mark.parametrize("error", [LaunchError, DeviceMemoryError, DeviceLost])
+def test_a_gpu_that_does_not_compute_is_not_used(fake_cupy, devices, error):
+    """auto falls back and says why; cupy is an error that says the same."""
+    fake_cupy(1)
+    devices.failures[0] = {("launch", 1): error("no kernel image")}
+    engine, reason = chosen("auto")
+    engine.close()
+    assert engine.name == "numpy"
+    assert re.search("found Imaginary GPU, but it cannot be used: .*no kernel image", reason)
+    with pytest.raises(StartupError, match=r"cupy cannot be used: .*no kernel image"):
+        chosen("cupy")
+
+
 @pytest.mark.gpu
-def test_a_real_gpu_is_found_by_name():
-    """On a machine with a GPU and CuPy, the GPU is found."""
+def test_a_real_gpu_is_found_and_computes():
+    """On a machine with a GPU and CuPy, it serves."""
     pytest.importorskip("cupy")
-    name, words = find_gpu()
-    if name is None:
+    count, words = find_gpus()
+    if not count:
         pytest.skip(words)
-    assert name in words
+    engine, reason = chosen("cupy")
+    engine.close()
+    assert reason == words

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from losswire_proto.losses import LossCall
-from losswire_server.engine import numpy_engine, tiles
+from losswire_server.engine import tiles
+from losswire_server.engine.works import work_of
 from losswire_server.requests import LossRequest
 
 
@@ -15,7 +16,7 @@ def works(*shapes):
     for outer, classes, inner in shapes:
         logits = np.broadcast_to(np.float32(0), (outer, classes, inner))
         ids = np.zeros((outer, inner), np.int64)
-        yield numpy_engine._work(LossRequest(LossCall(), logits, 1, ids, "ids"))
+        yield work_of(LossRequest(LossCall(), logits, 1, ids, "ids"))
 
 
 @pytest.mark.parametrize("classes", [1, 2, 10, 64, 65, 1000, 128_256, 3_000_000])
