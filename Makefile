@@ -41,8 +41,8 @@ docs: $(READY)  ## the documentation, in docs/_build
 gpu-test: $(READY)  ## what needs a GPU; skips, visibly, where there is none
 	$(BIN)/python -m pytest -m gpu -rs
 
-gpu-bench: $(READY)
-	@echo "gpu-bench: this version has no GPU kernels to measure" >&2; exit 1
+gpu-bench: $(VENV)/bench-ready  ## kernels and calls on a GPU, beside copies, PyTorch, Liger-Kernel and QuACK
+	$(BIN)/python -m benchmarks.gpu $(BENCH)
 
 test-frameworks: $(READY)  ## side by side with PyTorch, optax, TensorFlow and Keras
 	$(BIN)/pip install --quiet 'torch==2.13.0' jax optax tensorflow-cpu keras
