@@ -6,11 +6,12 @@ address that cannot be had, or one that other machines reach in plain text witho
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import socket
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from losswire_server.errors import StartupError
 
@@ -47,9 +48,10 @@ def bind(
     """
     path = settings.unix_socket
     if path is None:
+        _try_port(settings)
         return f"{settings.url_host}:{_add_port(server, settings, credentials)}"
-    _refuse_live_socket(path)
     with _private_files():
+        _try_path(path)
         _add_port(server, settings, credentials)
     path.chmod(settings.unix_socket_permissions)
     return settings.address
@@ -63,20 +65,72 @@ def _add_port(
             return server.add_insecure_port(settings.address)
         return server.add_secure_port(settings.address, credentials)
     except RuntimeError as error:
-        raise StartupError(
-            f"cannot listen on {settings.address}: it is in use or not allowed;"
-            " choose another with --port, --host or --unix-socket"
-        ) from error
+        raise _unusable(settings.address, "in use or not allowed") from error
+
+
+def _try_port(settings: ServerSettings) -> None:
+    """Asks the system, which gives a reason, before gRPC, which does not.
+
+    gRPC is content with some of a host's addresses. One that another server has is not to be lost
+    that way, since clients could reach that one; one that this machine does not have may be.
+    """
+    problems = []
+    addresses = _resolve(settings.host, settings.port)
+    for family, address in addresses:
+        try:
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            problems.append(error)
+    is_taken = any(problem.errno == errno.EADDRINUSE for problem in problems)
+    if is_taken or len(problems) == len(addresses):
+        raise _unusable(settings.address, problems[0].strerror) from problems[0]
+
+
+def _try_path(path: Path) -> None:
+    """The same for a Unix socket; what a server that is gone has left there is removed."""
+    address = f"unix:{path}"
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            if path.exists():
+                _check_abandoned(path)
+                path.unlink()
+            probe.bind(str(path))
+            path.unlink()
+    except OSError as error:
+        raise _unusable(address, error.strerror or str(error)) from error
+
+
+def _check_abandoned(path: Path) -> None:
+    if not path.is_socket():
+        raise _unusable(f"unix:{path}", "there is a file that is no socket")
+    with socket.socket(socket.AF_UNIX) as client, suppress(ConnectionRefusedError):
+        client.connect(str(path))
+        raise _unusable(f"unix:{path}", "another server answers there")
+
+
+def _unusable(address: str, reason: str | None) -> StartupError:
+    return StartupError(
+        f"cannot listen on {address}: {reason}; choose another with --port, --host or --unix-socket"
+    )
 
 
 def _is_loopback(host: str) -> bool:
     """Whether all addresses of a host are those of this machine to itself."""
+    addresses = {str(address[0]).partition("%")[0] for _, address in _resolve(host, 0)}
+    return all(ipaddress.ip_address(address).is_loopback for address in addresses)
+
+
+def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
+    """The addresses of a host, with a port."""
     try:
-        found = socket.getaddrinfo(host.strip("[]") or None, None, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
     except OSError as error:
         raise StartupError(f"host: {host} cannot be resolved: {error.strerror}") from error
-    addresses = {str(address[0]).partition("%")[0] for *_, address in found}
-    return all(ipaddress.ip_address(address).is_loopback for address in addresses)
+    return [(family, address) for family, *_, address in found]
 
 
 @contextmanager
@@ -87,15 +141,3 @@ def _private_files() -> Iterator[None]:
         yield
     finally:
         os.umask(before)
-
-
-def _refuse_live_socket(path: Path) -> None:
-    """Keeps gRPC from replacing the socket file of a server that still answers."""
-    if not path.exists():
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return
-    raise StartupError(f"cannot listen on unix:{path}: another server answers there")

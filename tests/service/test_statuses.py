@@ -260,7 +260,9 @@ def test_what_cannot_start_says_so_in_one_line(arguments, words):
 def test_a_taken_port_is_refused(server):
     """Two servers do not share a port."""
     port = int(server.target.rsplit(":", 1)[1])
-    with pytest.raises(StartupError, match=f"cannot listen on 127.0.0.1:{port}: it is in use"):
+    with pytest.raises(
+        StartupError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"
+    ):
         LocalServer(engine="numpy", port=port)
 
 
