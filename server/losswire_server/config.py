@@ -87,6 +87,10 @@ class ServerSettings(BaseSettings):
         int | None,
         Field(ge=MIB, description="memory used of each GPU; a quarter of it if not set"),
     ] = None
+    kernel_cache: Annotated[
+        Path | None,
+        Field(description="folder for compiled GPU kernels; those in it are ready at the start"),
+    ] = None
     max_message_bytes: Annotated[
         int, Field(ge=4096, le=2**31 - 1, description="largest message accepted")
     ] = 512 * MIB

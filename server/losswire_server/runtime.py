@@ -123,7 +123,11 @@ class _Loss:
 
 def _engine_settings(settings: ServerSettings) -> EngineSettings:
     return EngineSettings(
-        settings.engine, settings.threads, settings.devices, settings.gpu_memory_bytes
+        settings.engine,
+        settings.threads,
+        settings.devices,
+        settings.gpu_memory_bytes,
+        settings.kernel_cache,
     )
 
 
