@@ -12,7 +12,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -31,12 +31,17 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 
+_PREFIX: Final = "LOSSWIRE_"
+
+_ALIKE: Final = 0.68
+"""Names this similar are one name and a slip of the hand."""
+
 
 class ServerSettings(BaseSettings):
     """Flags win over LOSSWIRE_<NAME> variables, these over the TOML file, this over defaults."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LOSSWIRE_",
+        env_prefix=_PREFIX,
         extra="forbid",
         frozen=True,
         cli_prog_name="losswire serve",
@@ -160,6 +165,7 @@ def load_settings(arguments: Sequence[str] = (), **keywords: Any) -> ServerSetti
             another; an unreadable file.
         SystemExit: `--help`.
     """
+    _check_variables()
     path = _config_path(arguments, keywords)
     configured = type(
         "ServerSettings",
@@ -192,6 +198,20 @@ def _config_path(arguments: Sequence[str], keywords: dict[str, Any]) -> Path | N
     except (OSError, ValueError) as error:
         raise StartupError(f"config: cannot read {path}: {error}") from error
     return path
+
+
+def _check_variables() -> None:
+    """Finds mistyped names: a server that misses one would run, perhaps without its tokens.
+
+    What is not alike is someone else's: the client's, or what Kubernetes sets for a service of this
+    name.
+    """
+    for variable in os.environ:
+        name = variable.removeprefix(_PREFIX).lower()
+        if not variable.startswith(_PREFIX) or name in ServerSettings.model_fields:
+            continue
+        if difflib.get_close_matches(name, ServerSettings.model_fields, cutoff=_ALIKE):
+            raise StartupError(f"{variable}: {_unknown(name).partition(': ')[2]}")
 
 
 def _line(error: Any) -> str:

@@ -22,7 +22,7 @@ def test_plain_text_stays_on_this_host(host):
     check_exposure(load_settings(host=host))
 
 
-@pytest.mark.parametrize("host", [EVERY, "::", "[::]", "192.0.2.1", "::ffff:192.0.2.1"])
+@pytest.mark.parametrize("host", [EVERY, "::", "[::]", "203.0.113.1", "::ffff:203.0.113.1"])
 def test_plain_text_for_other_hosts_has_to_be_meant(host):
     """Every other address is refused, unless it is protected or someone has said so."""
     with pytest.raises(StartupError, match="--insecure"):
@@ -85,11 +85,40 @@ def test_a_file_that_is_no_socket_is_kept(tmp_path):
     assert path.read_text(encoding="ascii") == "notes"
 
 
-def test_one_address_of_a_name_that_is_taken_is_one_too_many():
+class Nothing:
+    """A gRPC server that is satisfied with anything."""
+
+    def add_insecure_port(self, address):
+        return int(address.rsplit(":", 1)[1])
+
+
+def two_addresses(monkeypatch, *addresses):
+    """A name with two addresses."""
+    monkeypatch.setattr(
+        listening.socket,
+        "getaddrinfo",
+        lambda _host, port, **_rest: [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses
+        ],
+    )
+    return load_settings(host="two.example")
+
+
+def test_one_address_of_a_name_that_is_taken_is_one_too_many(monkeypatch):
     """A name with two addresses is refused when another server has one of them."""
-    if not socket.has_ipv6 or len(socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)) < 2:
-        pytest.skip("localhost has one address here")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(StartupError, match=f"localhost:{port}: Address already in use"):
-            LocalServer(engine="numpy", host="localhost", port=port)
+    settings = two_addresses(monkeypatch, "127.0.0.1", "127.0.0.2")
+    for taken_address in ("127.0.0.1", "127.0.0.2"):
+        with socket.create_server((taken_address, 0)) as taken:
+            at = settings.model_copy(update={"port": taken.getsockname()[1]})
+            with pytest.raises(StartupError, match="Address already in use"):
+                listening.bind(Nothing(), at, None)
+
+
+def test_one_address_of_a_name_that_is_not_here_is_left_out(monkeypatch):
+    """As where a name has an IPv6 address and the machine has none; without any it is refused."""
+    settings = two_addresses(monkeypatch, "127.0.0.1", "203.0.113.1")
+    free = settings.model_copy(update={"port": 0})
+    assert listening.bind(Nothing(), free, None) == "two.example:0"
+    two_addresses(monkeypatch, "203.0.113.1", "203.0.113.2")
+    with pytest.raises(StartupError, match="Cannot assign requested address"):
+        listening.bind(Nothing(), free, None)

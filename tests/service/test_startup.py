@@ -66,7 +66,7 @@ def pair(certificate, key):
 CASES = {
     # addresses
     "--port 70000": "port: Input should be less than or equal to 65535, received '70000'",
-    "--host 192.0.2.1 --insecure": "cannot listen on 192.0.2.1:50051: Cannot assign requested",
+    "--host 203.0.113.1 --insecure": "cannot listen on 203.0.113.1:50051: Cannot assign requested",
     "--host 0.0.0.0": "0.0.0.0 is reached from other machines, in plain text; set"
     " --tls-certificate and --tls-key, or accept it with --insecure",
     "--host ::": ":: is reached from other machines, in plain text",
@@ -126,6 +126,10 @@ def test_one_line_that_says_what_to_do(folder, flags, words):
 def test_mistakes_in_the_environment(folder):
     """Variables, and a file that one of them names, are held to the same."""
     assert said_by(LOSSWIRE_PORT="many").startswith("port: Input should be a valid integer")
+    assert said_by(LOSSWIRE_TOKENFILE="tokens") == (
+        "LOSSWIRE_TOKENFILE: no such setting; the nearest is token_file, `losswire serve --help`"
+        " lists all"
+    )
     unknown = said_by(LOSSWIRE_CONFIG=str(folder / "unknown.toml"))
     assert unknown.startswith("max_message_byte: no such setting; the nearest is max_message_bytes")
 
