@@ -33,6 +33,9 @@ MIB = 1 << 20
 
 _PREFIX: Final = "LOSSWIRE_"
 
+_OF_CLIENTS: Final = frozenset({"target", "token"})
+"""Variables that the command's other parts read."""
+
 _ALIKE: Final = 0.68
 """Names this similar are one name and a slip of the hand."""
 
@@ -109,6 +112,10 @@ class ServerSettings(BaseSettings):
         int,
         Field(ge=0, description="memory that a process on this host may share; 0 for none"),
     ] = 4096 * MIB
+    shared_directory: Annotated[
+        Path | None,
+        Field(description="folder that containers on this host see too, to share memory with them"),
+    ] = None
     max_batch_rows: Annotated[int, Field(ge=1, description="rows computed together")] = 1 << 17
     max_batch_bytes: Annotated[int, Field(ge=1, description="bytes computed together")] = 64 * MIB
     max_wait_us: Annotated[
@@ -203,12 +210,12 @@ def _config_path(arguments: Sequence[str], keywords: dict[str, Any]) -> Path | N
 def _check_variables() -> None:
     """Finds mistyped names: a server that misses one would run, perhaps without its tokens.
 
-    What is not alike is someone else's: the client's, or what Kubernetes sets for a service of this
-    name.
+    What is not alike is someone else's, such as what Kubernetes sets for a service of this name.
     """
     for variable in os.environ:
         name = variable.removeprefix(_PREFIX).lower()
-        if not variable.startswith(_PREFIX) or name in ServerSettings.model_fields:
+        is_known = name in ServerSettings.model_fields or name in _OF_CLIENTS
+        if is_known or not variable.startswith(_PREFIX):
             continue
         if difflib.get_close_matches(name, ServerSettings.model_fields, cutoff=_ALIKE):
             raise StartupError(f"{variable}: {_unknown(name).partition(': ')[2]}")

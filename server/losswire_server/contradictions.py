@@ -39,3 +39,8 @@ def check(settings: ServerSettings) -> None:
             "unix_socket: set, and so is tls_certificate; a socket is protected by its permissions"
             " (unix_socket_mode), TLS is for TCP: leave out one of them"
         )
+    if settings.shared_directory and not settings.max_region_bytes:
+        raise StartupError(
+            "shared_directory: set, but max_region_bytes is 0, so that nothing is shared; raise it"
+            " or leave out the directory"
+        )

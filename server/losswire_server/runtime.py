@@ -27,6 +27,7 @@ from losswire_server.batcher import Batcher, BatchLimits
 from losswire_server.certificates import server_credentials
 from losswire_server.engine.selection import EngineSettings, choose_engine
 from losswire_server.errors import ServingFailed
+from losswire_server.handover import Handover
 from losswire_server.listening import bind, check_exposure
 from losswire_server.regions import Regions
 from losswire_server.requests import LossRequest
@@ -78,7 +79,11 @@ async def serve(
     batcher, admission = Batcher(engine, limits), Admission(settings.queue_bytes)
     regions = Regions(settings.max_region_bytes, engine.registrar)
     window = Window(settings.stream_bytes)
-    service = LossService(batcher, admission, window, regions, _info(settings, engine))
+    handover = None
+    if settings.shared_directory is not None:
+        handover = Handover(settings.shared_directory, regions.forget)
+    info = _info(settings, engine, handover)
+    service = LossService(batcher, admission, window, regions, info, handover)
     checks = health.aio.HealthServicer()
     server = _grpc_server(settings, gates, service, checks)
     target = bind(server, settings, credentials)
@@ -95,6 +100,8 @@ async def serve(
     # What was answered may still be on its way to the socket: that is let out before the end.
     await server.stop(grace=_FLUSH_SECONDS if is_drained else None)
     await batcher.close()
+    if handover is not None:
+        handover.close()
     regions.close_all()
     engine.close()
     log.info("stopped", drained=is_drained)
@@ -179,7 +186,9 @@ async def _set_health(checks: health.aio.HealthServicer, status: int) -> None:
         await checks.set(name, status)
 
 
-def _info(settings: ServerSettings, engine: Engine) -> pb.GetServerInfoResponse:
+def _info(
+    settings: ServerSettings, engine: Engine, handover: Handover | None
+) -> pb.GetServerInfoResponse:
     numbers = (dtypes.number_of(dtype) for dtype in dtypes.FLOATS)
     return pb.GetServerInfoResponse(
         version=__version__,
@@ -196,12 +205,14 @@ def _info(settings: ServerSettings, engine: Engine) -> pb.GetServerInfoResponse:
             max_batch_bytes=settings.max_batch_bytes,
             max_region_bytes=settings.max_region_bytes,
         ),
-        host=_host(),
+        host=_host(handover),
     )
 
 
-def _host() -> pb.HostIdentity:
+def _host(handover: Handover | None) -> pb.HostIdentity:
     identity = pb.HostIdentity(pid=os.getpid())
+    if handover is not None:
+        identity.handover_socket = str(handover.path)
     boot_id, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if boot_id.exists() and namespace.exists():
         identity.boot_id = boot_id.read_text(encoding="ascii").strip()

@@ -36,9 +36,10 @@ def test_keywords_stand_in_for_flags(monkeypatch):
     assert load_settings(engine="numpy", port=0).engine == "numpy"
 
 
-def test_the_clients_variable_is_no_setting(monkeypatch):
-    """LOSSWIRE_TARGET belongs to the client and does not trouble the server."""
+def test_the_clients_variables_are_no_settings(monkeypatch):
+    """What belongs to the client does not trouble the server."""
     monkeypatch.setenv("LOSSWIRE_TARGET", "elsewhere:1")
+    monkeypatch.setenv("LOSSWIRE_TOKEN", "a token")
     assert load_settings().port == 50051
 
 

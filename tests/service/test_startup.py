@@ -100,6 +100,7 @@ CASES = {
     # limits
     "--queue-bytes 1000000 --max-message-bytes 2000000": "max_message_bytes: expected at most"
     " queue_bytes (1000000), since no larger request is ever admitted, received 2000000; lower it",
+    "--shared-directory {folder} --max-region-bytes 0": "shared_directory: set, but max_region",
     # settings
     "--config {folder}/none.toml": "config: cannot read {folder}/none.toml: ",
     "--config {folder}/broken.toml": "config: cannot read {folder}/broken.toml: ",
