@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -60,7 +60,7 @@ def read_certificates(
     roots = None
     if authorities is not None:
         roots = _read("tls_client_ca", authorities)
-        _check_authorities(authorities, roots)
+        _check_certificates("tls_client_ca", authorities, roots)
     return grpc.ssl_server_certificate_configuration([(secret, chain)], roots)
 
 
@@ -74,37 +74,27 @@ def _read(setting: str, path: Path) -> bytes:
 
 
 def _check_pair(certificate: Path, chain: bytes, key: Path, secret: bytes) -> None:
+    # The certificate is not loaded without a key; that it is one is found out as of authorities.
+    _check_certificates("tls_certificate", certificate, chain)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with ExitStack() as files:
-        chain_path = files.enter_context(_in_memory(chain))
-        try:
-            # The certificate alone is not loaded without a key; it is found to be none before.
-            context.load_verify_locations(chain_path)
-        except ssl.SSLError as error:
-            raise StartupError(
-                f"tls_certificate: {certificate} holds no certificate; name a PEM file"
-            ) from error
-        try:
-            # Without a password Python would ask for one at the terminal.
-            secret_path = files.enter_context(_in_memory(secret))
-            context.load_cert_chain(chain_path, secret_path, password=b"")
-        except (ssl.SSLError, ValueError) as error:
-            if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
-                problem = (
-                    f"{key} is not the key of {certificate}; name the two that belong together"
-                )
-            else:
-                problem = f"{key} holds no private key without a password; name a PEM file"
-            raise StartupError(f"tls_key: {problem}") from error
-
-
-def _check_authorities(path: Path, roots: bytes) -> None:
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=roots.decode("ascii"))
+        with _in_memory(chain) as chain_path, _in_memory(secret) as secret_path:
+            # Without a password Python would ask for one at the terminal.
+            context.load_cert_chain(chain_path, secret_path, password=b"")
     except (ssl.SSLError, ValueError) as error:
-        raise StartupError(
-            f"tls_client_ca: {path} holds no certificate; name a PEM file of authorities"
-        ) from error
+        if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+            problem = f"{key} is not the key of {certificate}; name the two that belong together"
+        else:
+            problem = f"{key} holds no private key without a password; name a PEM file"
+        raise StartupError(f"tls_key: {problem}") from error
+
+
+def _check_certificates(setting: str, path: Path, contents: bytes) -> None:
+    try:
+        with _in_memory(contents) as readable:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(readable)
+    except ssl.SSLError as error:
+        raise StartupError(f"{setting}: {path} holds no certificate; name a PEM file") from error
 
 
 @contextmanager

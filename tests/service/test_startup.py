@@ -90,7 +90,7 @@ CASES = {
     "--tls-key {folder}/ours/server.key": "tls_certificate: not set, but tls_key is;",
     "--tls-client-ca {folder}/ours/authority.pem": "tls_certificate: not set, but tls_client_ca",
     pair("ours/server.pem", "ours/server.key") + " --tls-client-ca {folder}/text": "tls_client_ca:"
-    " {folder}/text holds no certificate; name a PEM file of authorities",
+    " {folder}/text holds no certificate; name a PEM file",
     pair("ours/server.pem", "ours/server.key") + " --unix-socket {folder}/socket": "unix_socket:"
     " set, and so is tls_certificate",
     # tokens

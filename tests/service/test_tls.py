@@ -94,6 +94,22 @@ def test_clients_need_a_certificate_where_the_server_asks_for_one(authority, str
         assert refused(server.target, tls=stranger.client(trusts=authority.pem))
 
 
+def test_files_may_have_remarks(tmp_path):
+    """Bundles of authorities name them, in whatever alphabet; both sides read them."""
+    authority = Authority(tmp_path)
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text(
+        f"# Autorit\N{LATIN SMALL LETTER E WITH ACUTE}\n{authority.pem.decode()}", "utf-8"
+    )
+    settings = authority.write_server() | {"tls_client_ca": bundle}
+    with (
+        LocalServer(engine="numpy", **settings) as server,
+        losswire.Client(server.target, tls=authority.client(trusts=bundle.read_bytes())) as client,
+    ):
+        assert client.softmax_cross_entropy(LOGITS, IDS).loss.shape == (1,)
+    losswire.Client(server.target, tls=bundle).close()
+
+
 def test_new_connections_see_a_new_certificate_and_old_ones_live_on(tmp_path):
     """Files are replaced without a restart; a call of before and a call of after both succeed."""
     authority = Authority(tmp_path)
