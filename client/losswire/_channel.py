@@ -8,6 +8,7 @@ subchannels, since a child's new channel would otherwise find its parent's dead 
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -41,6 +42,7 @@ class Connection:
         self.target = target
         self.metadata: tuple[tuple[str, str], ...] = ()
         if token is not None:
+            _check_token(token)
             self.metadata = (("authorization", f"Bearer {token}"),)
         self._credentials = _credentials(tls)
         # One attribute, replaced as a whole: a lock could be held by a thread that a fork left
@@ -78,6 +80,16 @@ class Connection:
         return grpc.secure_channel(self.target, self._credentials, _OPTIONS)
 
 
+def _check_token(token: str) -> None:
+    """A token travels in a header, which cannot carry everything; it is not told in the message."""
+    is_visible = isinstance(token, str) and all("!" <= character <= "~" for character in token)
+    if not token or not is_visible:
+        raise InvalidInput(
+            "token: expected visible ASCII characters, received something else, such as the end of"
+            " a line"
+        )
+
+
 def _credentials(tls: Tls | None) -> grpc.ChannelCredentials | None:
     if tls is None or tls is False:
         return None
@@ -87,6 +99,8 @@ def _credentials(tls: Tls | None) -> grpc.ChannelCredentials | None:
         return tls
     try:
         authorities = Path(tls).read_bytes()
+        # Here, since gRPC says of a file of nothing that there is no server.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(tls)
     except (OSError, TypeError) as error:
         raise InvalidInput(
             f"tls: expected a readable file of certificate authorities, received {tls} ({error})"
