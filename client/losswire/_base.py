@@ -38,7 +38,7 @@ from losswire_proto.rules import InvalidField
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from losswire._calls import Plan, Step, Streamed
+    from losswire._calls import Pause, Plan, Step, Streamed
     from losswire._results import LossResult
     from losswire._waiters import Outcome
     from losswire_proto.dtypes import Array
@@ -67,14 +67,17 @@ class BaseClient:
         transport: Transport = "auto",
         token: str | None = None,
         tls: Tls | None = None,
+        retries: bool = True,
     ) -> None:
         if target is not None and not isinstance(target, str):
             raise InvalidInput(f"target: expected an address as text, received {target!r}")
+        if not isinstance(retries, bool):
+            raise InvalidInput(f"retries: expected True or False, received {retries!r}")
         self._timeout = _checked_timeout(timeout)
         target = target or os.environ.get("LOSSWIRE_TARGET") or DEFAULT_TARGET
         self._connection = Connection(target, token, tls)
         self._advice = Advice()
-        self._paths = Paths(transport)
+        self._paths = Paths(transport, retries=retries)
         connection = self._connection
         # Not a method: the stream's threads would keep the client.
         self._many = Many(partial(_begin_many, connection))
@@ -212,6 +215,16 @@ def _checked_timeout(timeout: Any) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
         return float(min(value, _LONGEST_TIMEOUT))
     raise InvalidInput(f"timeout: expected a finite number of seconds > 0, received {timeout!r}")
+
+
+def check_time(pause: Pause, left: float) -> None:
+    """Whether so many seconds are more than the pause.
+
+    Raises:
+        LosswireError: they are not; what the pause was to mend.
+    """
+    if pause.seconds >= left:
+        raise pause.error
 
 
 def _begin_many(connection: Connection, messages: Iterator[bytes]) -> StreamCall:

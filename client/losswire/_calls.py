@@ -60,7 +60,20 @@ class Streamed:
     take: Callable[[bytes], None]
 
 
-Step: TypeAlias = Unary | Joined | Streamed
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Nothing is sent for a while; there is no answer.
+
+    Attributes:
+        seconds: how long.
+        error: the call's, where its deadline would come first.
+    """
+
+    seconds: float
+    error: Exception
+
+
+Step: TypeAlias = Unary | Joined | Streamed | Pause
 Plan: TypeAlias = Generator[Step, Any, ResultT]
 
 

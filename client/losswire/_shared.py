@@ -17,9 +17,17 @@ import numpy as np
 
 from losswire import _regions
 from losswire._calls import Plan, Unary
-from losswire._errors import InvalidInput, LosswireError, PermissionDenied, ServerBusy, ServerError
+from losswire._errors import (
+    InvalidInput,
+    LosswireError,
+    PermissionDenied,
+    ServerBusy,
+    ServerError,
+    ServerUnavailable,
+)
 from losswire._regions import Region, Regions
 from losswire._replies import parse
+from losswire._retries import CannotRepeat
 from losswire._stream import is_blockwise
 from losswire_proto import dtypes, tensors, wire
 from losswire_proto.rules import Spec
@@ -82,11 +90,18 @@ class SharedMemory:
 
         Raises:
             CannotShare: they cannot be.
+            CannotRepeat: the call failed when its logits may have been overwritten.
         """
         yield from self._ask_server()
         placed = _Placed(asked, self.regions, self._limit)
         try:
             reply = yield from self._send(placed)
+        except (ServerBusy, ServerUnavailable) as error:
+            if not error.was_refused:
+                placed.spoil()
+                if placed.is_in_place:
+                    raise CannotRepeat(error) from error.__cause__
+            raise
         except BaseException:
             # The server may still be at it, and write what nobody waits for.
             placed.spoil()
@@ -209,6 +224,12 @@ class _Placed:
         dtype = dtypes.compute_dtype(logits.dtype)
         if asked.reading != "none" and asked.rows * dtype.itemsize >= INLINE_BYTES:
             self._results["per_example"] = self._fresh(asked.example_shape, dtype)
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the server writes over the caller's own logits."""
+        overwritten = self._asked.overwritten
+        return overwritten is not None and self._results["grad_logits"] is overwritten
 
     def request_bytes(self) -> bytes:
         """The `ComputeRequest`, once all regions have been announced."""

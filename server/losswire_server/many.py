@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from losswire_proto import many
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server import incidents, replies
-from losswire_server.errors import Draining, InvalidRequest, Overloaded, RequestFailed
+from losswire_server.errors import Draining, InvalidRequest, RequestFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -236,7 +236,7 @@ class ManyRun:
 
 def _request_error(error: Exception) -> pb.RequestError:
     if isinstance(error, RequestFailed):
-        delay = error.retry_delay_ms if isinstance(error, Overloaded) else None
-        return pb.RequestError(code=error.status.value[0], message=str(error), retry_delay_ms=delay)
+        code, delay = error.status.value[0], error.retry_delay_ms
+        return pb.RequestError(code=code, message=str(error), retry_delay_ms=delay)
     message = incidents.report(error)
     return pb.RequestError(code=grpc.StatusCode.INTERNAL.value[0], message=message)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server import incidents, replies, validation
-from losswire_server.errors import InvalidRequest, Overloaded, RequestFailed
+from losswire_server.errors import InvalidRequest, RequestFailed
 from losswire_server.many import ManyRun
 from losswire_server.reading import RequestReader
 from losswire_server.streaming import StreamRun
@@ -171,13 +171,13 @@ def _at_end(context: Context, action: Callable[[], None]) -> None:
 async def _abort(context: Context, error: RequestFailed) -> None:
     """Ends the call with the error's status; with a retry delay where it has one."""
     metadata: list[tuple[str, str | bytes]] = []
-    if isinstance(error, Overloaded):
+    if error.retry_delay_ms is not None:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(error.retry_delay_ms)
         detail = any_pb2.Any()
         detail.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
         status = status_pb2.Status(
-            code=code_pb2.RESOURCE_EXHAUSTED, message=str(error), details=[detail]
+            code=error.status.value[0], message=str(error)[:_LONGEST_MESSAGE], details=[detail]
         )
         metadata.extend(rpc_status.to_status(status).trailing_metadata)
         metadata.append(("grpc-retry-pushback-ms", str(error.retry_delay_ms)))
