@@ -58,7 +58,7 @@ class AsyncClient(
         """Closes the connection; calls in flight are cancelled."""
         self._many.close()
         await asyncio.to_thread(self._let_go)
-        self._connection.close()
+        self._disconnect()
 
     async def __aenter__(self) -> Self:
         return self

@@ -24,10 +24,12 @@ class Unary:
     Attributes:
         rpc: its name.
         payload: the message.
+        is_pinned: whether it has to reach the same server as others that are.
     """
 
     rpc: str
     payload: bytes
+    is_pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

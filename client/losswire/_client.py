@@ -40,7 +40,7 @@ class Client(LossMethods[LossResult, ServerInfo, Array]):
         """Closes the connection; calls in flight are cancelled."""
         self._many.close()
         self._let_go()
-        self._connection.close()
+        self._disconnect()
 
     def __enter__(self) -> Self:
         return self

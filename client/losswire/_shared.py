@@ -1,8 +1,9 @@
 """The path of large tensors on the same host: the server reads and writes the client's memory.
 
-Only handles travel. Arrays that already lie in a region (`client.empty`) are not copied at all;
-others are copied into one, where their gradient then takes their place, and the caller gets the
-array in the region itself.
+Only handles travel, and all to one server: where there are several, each knows its own regions.
+Arrays that already lie in a region (`client.empty`) are not copied at all; others are copied into
+one, where their gradient then takes their place, and the caller gets the array in the region
+itself.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ class SharedMemory:
     def _ask_server(self) -> Plan[None]:
         """Finds out once whether the server is on this host and shares memory."""
         if not self._is_asked and self._obstacle is None:
-            reply = yield Unary("GetServerInfo", pb.GetServerInfoRequest().SerializeToString())
+            payload = pb.GetServerInfoRequest().SerializeToString()
+            reply = yield Unary("GetServerInfo", payload, is_pinned=True)
             info = pb.GetServerInfoResponse.FromString(reply)
             self._limit = info.limits.max_region_bytes
             if not self._limit:
@@ -127,7 +129,7 @@ class SharedMemory:
         for _ in range(_TRIES):
             yield from self._announce(placed)
             try:
-                reply: bytes = yield Unary("Compute", placed.request_bytes())
+                reply: bytes = yield Unary("Compute", placed.request_bytes(), is_pinned=True)
             except ServerError as error:
                 if error.code is not grpc.StatusCode.NOT_FOUND:
                     raise
@@ -143,7 +145,7 @@ class SharedMemory:
             region_id = region.id
             if region_id is None:
                 try:
-                    reply = yield Unary("OpenRegion", region.announcement())
+                    reply = yield Unary("OpenRegion", region.announcement(), is_pinned=True)
                 except ServerBusy as error:
                     raise CannotShare(str(error), is_passing=True) from error
                 except (PermissionDenied, InvalidInput, ServerError) as error:
@@ -157,7 +159,7 @@ class SharedMemory:
         """Tells the server of regions that are not kept."""
         for region_id in self.regions.closing():
             try:
-                yield Unary("CloseRegion", closing(region_id))
+                yield Unary("CloseRegion", closing(region_id), is_pinned=True)
             except LosswireError:
                 continue  # it lets them go by itself, in time
 

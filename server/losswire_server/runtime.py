@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Final
 import grpc
 import numpy as np
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from losswire_proto import __version__, dtypes, rules
+from losswire_proto import __version__, connections, dtypes, rules
 from losswire_proto.losses import LOSSES, LossCall
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server.admission import Admission, Window
 from losswire_server.batcher import Batcher, BatchLimits
 from losswire_server.engine.selection import EngineSettings, choose_engine
 from losswire_server.errors import ServingFailed, StartupError
+from losswire_server.health import Health
 from losswire_server.regions import Regions
 from losswire_server.requests import LossRequest
 from losswire_server.service import SERVED, SERVICE, LossService
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 _FRAME_BYTES: Final = 4 << 20
 """HTTP/2 frames and socket reads of this size carried tensors fastest of those measured."""
+
+_HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 _FLUSH_SECONDS: Final = 5.0
 """The longest that the last replies may take to leave, once all calls are over."""
@@ -71,19 +74,20 @@ async def serve(
     regions = Regions(settings.max_region_bytes, engine.registrar)
     window = Window(settings.stream_bytes)
     service = LossService(batcher, admission, window, regions, _info(settings, engine))
-    checks = health.aio.HealthServicer()
-    server = _grpc_server(settings, service, checks)
+    health = Health(SERVICE)
+    server = _grpc_server(settings, service, health)
     target = _bind(server, settings)
     await server.start()
-    await _set_health(checks, health_pb2.HealthCheckResponse.SERVING)
+    health.tell(is_serving=True)
     log.info("serving", target=target, pid=os.getpid(), version=__version__)
     on_ready(target)
 
     await stop.wait()
     log.info("draining", seconds=settings.drain_seconds, held_bytes=admission.held_bytes)
-    await _set_health(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
+    health.tell(is_serving=False)
     # Not by gRPC's own grace: it ends calls that arrive just then with CANCELLED.
     is_drained = await admission.drain(settings.drain_seconds)
+    health.end()
     # What was answered may still be on its way to the socket: that is let out before the end.
     await server.stop(grace=_FLUSH_SECONDS if is_drained else None)
     await batcher.close()
@@ -135,9 +139,7 @@ def warm_up(engine: Engine) -> None:
         engine.compute([LossRequest(call, logits, 1, np.zeros((2, 3), dtype), "distribution")])
 
 
-def _grpc_server(
-    settings: ServerSettings, service: LossService, checks: health.aio.HealthServicer
-) -> grpc.aio.Server:
+def _grpc_server(settings: ServerSettings, service: LossService, health: Health) -> grpc.aio.Server:
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -145,14 +147,17 @@ def _grpc_server(
             ("grpc.http2.max_frame_size", _FRAME_BYTES),
             ("grpc.experimental.tcp_max_read_chunk_size", _FRAME_BYTES),
             ("grpc.http2.lookahead_bytes", 2 * _FRAME_BYTES),
+            ("grpc.http2.min_ping_interval_without_data_ms", connections.SHORTEST_PING_MS),
+            ("grpc.keepalive_time_ms", connections.SERVER_PING_MS),
+            ("grpc.keepalive_timeout_ms", connections.PING_TIMEOUT_MS),
             # Two servers on one port would share its connections unnoticed.
             ("grpc.so_reuseport", 0),
         ]
     )
     server.add_generic_rpc_handlers((service.handlers(),))
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if settings.reflection:
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (SERVICE, _HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
     return server
 
@@ -181,11 +186,6 @@ def _refuse_live_socket(path: Path) -> None:
         except OSError:
             return
     raise StartupError(f"cannot listen on unix:{path}: another server answers there")
-
-
-async def _set_health(checks: health.aio.HealthServicer, status: int) -> None:
-    for name in ("", SERVICE):
-        await checks.set(name, status)
 
 
 def _info(settings: ServerSettings, engine: Engine) -> pb.GetServerInfoResponse:
