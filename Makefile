@@ -40,6 +40,12 @@ docs: $(READY)  ## the documentation, in docs/_build
 
 gpu-test: $(READY)  ## what needs a GPU; skips, visibly, where there is none
 	$(BIN)/python -m pytest -m gpu -rs
+	@if command -v compute-sanitizer >/dev/null; then \
+	  for tool in memcheck racecheck; do \
+	    compute-sanitizer --tool $$tool --error-exitcode 1 \
+	      $(BIN)/python -m pytest -m gpu -q -k "dtypes or elements or adversarial" || exit 1; \
+	  done; \
+	else echo "gpu-test: compute-sanitizer is not installed; memory and races were not looked at"; fi
 
 gpu-bench: $(VENV)/bench-ready  ## kernels and calls on a GPU, beside copies, PyTorch, Liger-Kernel and QuACK
 	$(BIN)/python -m benchmarks.gpu $(BENCH)

@@ -213,6 +213,7 @@ class BaseClient:
         for call in calls:
             with suppress(grpc.FutureCancelledError):  # another thread closes the channel, too
                 call.exception()  # waited for; whatever it is
+        self._paths.shared.close()
 
     def _closed(self) -> LosswireError:
         return ServerError(f"{self.target}: the client was closed", grpc.StatusCode.CANCELLED)

@@ -70,7 +70,7 @@ class Connection:
         self, target: str, token: str | None, tls: Tls | None, *, is_pinned: bool = False
     ) -> None:
         self.target = target
-        self._options = _OPTIONS
+        self._options: tuple[tuple[str, int | str], ...] = _OPTIONS
         if is_spread(target) and not is_pinned:
             self._options = (*_OPTIONS, ("grpc.service_config", _SERVICE_CONFIG))
         self.metadata: tuple[tuple[str, str], ...] = ()

@@ -24,6 +24,7 @@ import numpy as np
 from losswire_proto.v1 import loss_service_pb2 as pb
 
 if TYPE_CHECKING:
+    from losswire._handover import Handover
     from losswire_proto.dtypes import Array
 
 try:
@@ -101,10 +102,20 @@ class Region:
         """Whether this process made it, and not one that it was forked from."""
         return self._pid == os.getpid()
 
-    def announcement(self) -> bytes:
-        """The `OpenRegionRequest` that tells the server of it."""
-        file = pb.ProcessFile(pid=self._pid, fd=self._file)
-        request = pb.OpenRegionRequest(process_file=file, size_bytes=self.size, proof=self._proof)
+    def announcement(self, handover: Handover | None) -> bytes:
+        """The `OpenRegionRequest` that tells the server of it.
+
+        Args:
+            handover: where its file has to be handed over; None where the server can open it.
+
+        Raises:
+            OSError: it cannot be handed over.
+        """
+        request = pb.OpenRegionRequest(size_bytes=self.size, proof=self._proof)
+        if handover is None:
+            request.process_file.CopyFrom(pb.ProcessFile(pid=self._pid, fd=self._file))
+        else:
+            request.shared_file = handover.give(self._file)
         return request.SerializeToString()
 
 

@@ -26,6 +26,7 @@ from losswire._errors import (
     ServerError,
     ServerUnavailable,
 )
+from losswire._handover import Handover
 from losswire._regions import Region, Regions
 from losswire._replies import parse
 from losswire._retries import CannotRepeat
@@ -67,6 +68,7 @@ class SharedMemory:
         self._obstacle: str | None = None if _regions.IS_POSSIBLE else "this platform has no memfd"
         self._is_asked = False
         self._limit = 0
+        self._handover: Handover | None = None
 
     def empty(self, shape: Any, dtype: Any) -> Array:
         """An array in a region, or where it cannot be, one like any other.
@@ -85,6 +87,11 @@ class SharedMemory:
             with suppress(OSError):
                 return self.regions.empty(spec.shape, spec.dtype)
         return np.empty(spec.shape, spec.dtype)
+
+    def close(self) -> None:
+        """Hands nothing over any more."""
+        if self._handover is not None:
+            self._handover.close()
 
     def compute(self, asked: Asked) -> Plan[Outputs]:
         """Asks for one loss over tensors in shared memory.
@@ -120,7 +127,9 @@ class SharedMemory:
             if not self._limit:
                 self._obstacle = "the server shares no memory"
             elif (info.host.boot_id, info.host.pid_namespace) != _host():
-                self._obstacle = "the server is on another host or in another container"
+                self._handover = _handover_of(info.host)
+                if self._handover is None:
+                    self._obstacle = "the server is on another host or in another container"
             self._is_asked = True
         if self._obstacle is not None:
             raise CannotShare(self._obstacle)
@@ -145,7 +154,14 @@ class SharedMemory:
             region_id = region.id
             if region_id is None:
                 try:
-                    reply = yield Unary("OpenRegion", region.announcement(), is_pinned=True)
+                    message = region.announcement(self._handover)
+                except OSError as error:
+                    self._is_asked = False  # it may be another server by now, elsewhere
+                    raise CannotShare(
+                        f"the server takes no memory: {error}", is_passing=True
+                    ) from error
+                try:
+                    reply = yield Unary("OpenRegion", message, is_pinned=True)
                 except ServerBusy as error:
                     raise CannotShare(str(error), is_passing=True) from error
                 except (PermissionDenied, InvalidInput, ServerError) as error:
@@ -176,6 +192,15 @@ def _host() -> tuple[str, int] | None:
         return boot_id, Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
         return None
+
+
+def _handover_of(host: pb.HostIdentity) -> Handover | None:
+    """Where a server in another container of this host takes memory; None where it does not."""
+    mine = _host()
+    if mine is None or host.boot_id != mine[0] or not host.handover_socket:
+        return None
+    # Not to be seen from here unless both mount the folder.
+    return Handover(host.handover_socket) if Path(host.handover_socket).is_socket() else None
 
 
 class _Placed:

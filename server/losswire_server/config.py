@@ -66,6 +66,10 @@ class ServerSettings(BaseSettings):
         int | None,
         Field(ge=MIB, description="memory used of each GPU; a quarter of it if not set"),
     ] = None
+    kernel_cache: Annotated[
+        Path | None,
+        Field(description="folder for compiled GPU kernels; those in it are ready at the start"),
+    ] = None
     max_message_bytes: Annotated[
         int, Field(ge=4096, le=2**31 - 1, description="largest message accepted")
     ] = 512 * MIB
@@ -79,6 +83,10 @@ class ServerSettings(BaseSettings):
         int,
         Field(ge=0, description="memory that a process on this host may share; 0 for none"),
     ] = 4096 * MIB
+    shared_directory: Annotated[
+        Path | None,
+        Field(description="folder that containers on this host see too, to share memory with them"),
+    ] = None
     max_batch_rows: Annotated[int, Field(ge=1, description="rows computed together")] = 1 << 17
     max_batch_bytes: Annotated[int, Field(ge=1, description="bytes computed together")] = 64 * MIB
     max_wait_us: Annotated[

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from losswire_server.errors import InvalidRequest, NotAllowed, Overloaded, RequestFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from losswire_server.engine.protocol import Registrar
 
 PROOF_BYTES: Final = 32
@@ -58,18 +60,26 @@ class Mapping(mmap.mmap):
 
 
 def map_file(
-    pid: int, fd: int, size: int, proof: bytes, registrar: Registrar | None
+    opened: Callable[[], int], size: int, proof: bytes, registrar: Registrar | None
 ) -> tuple[FileId, Mapping]:
-    """Maps the file that process `pid` has open as `fd`, and which file that is.
+    """Maps a file, and says which it is.
+
+    Args:
+        opened: opens it, or gives one that is open; it is closed here.
+        size: bytes of it.
+        proof: what it begins with.
+        registrar: told of the mapping.
 
     Raises:
         NotAllowed, InvalidRequest, Overloaded: as `Regions.open`.
     """
     try:
-        file = _open(f"/proc/{pid}/fd/{fd}")
+        file = opened()
     except OSError as error:
         raise failed(error) from error
     try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise refused()
         head = os.pread(file, PROOF_BYTES, 0)
         if len(head) < PROOF_BYTES or not hmac.compare_digest(head, proof):
             raise refused()
@@ -88,7 +98,14 @@ def map_file(
     return (status.st_dev, status.st_ino), memory
 
 
-def _open(path: str) -> int:
+def open_file_of(pid: int, fd: int) -> int:
+    """Opens the file that process `pid` has open as `fd`.
+
+    Raises:
+        NotAllowed: it is no such file.
+        OSError: it cannot be opened.
+    """
+    path = f"/proc/{pid}/fd/{fd}"
     # Looked at first: to open a device can have effects, and a pipe could block.
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 -- no path to speak of
         raise refused()
@@ -132,5 +149,6 @@ def refused() -> NotAllowed:
     """One answer to all that is not there or not allowed, so that nothing can be found out."""
     return NotAllowed(
         "process_file: expected a process of the server's user and pid namespace, one of its open"
-        " files, and the first bytes of that file as proof"
+        " files, and the first bytes of that file as proof; shared_file: the name of a file that"
+        " was handed over, and the same"
     )

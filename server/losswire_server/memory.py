@@ -8,12 +8,16 @@ what was in use at once, which admission bounds.
 from __future__ import annotations
 
 import ctypes
+import mmap
 from typing import Final
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_MAX: Final = -4
 _M_ARENA_MAX: Final = -8
 _LARGEST_INT: Final = 2**31 - 1
+
+HEAP_BYTES: Final = 512 << 20
+"""Of the heap that are asked for as huge pages. Addresses only: memory comes when it is touched."""
 
 
 def keep_freed_memory() -> bool:
@@ -29,3 +33,29 @@ def keep_freed_memory() -> bool:
     options = {_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _LARGEST_INT}
     taken = [bool(mallopt(option, value)) for option, value in options.items()]
     return all(taken)
+
+
+def ask_for_huge_pages() -> bool:
+    """Has the heap's memory come in huge pages, where the system gives them to who asks.
+
+    To be called after `keep_freed_memory`, which makes the heap all there is. False where it cannot
+    be; NumPy asks for its own large arrays.
+    """
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        sbrk, malloc, free = libc.sbrk, libc.malloc, libc.free
+    except (AttributeError, OSError):
+        return False
+    sbrk.restype = malloc.restype = ctypes.c_void_p
+    sbrk.argtypes, malloc.argtypes = [ctypes.c_ssize_t], [ctypes.c_size_t]
+    free.argtypes = [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    start = sbrk(0)
+    block = malloc(HEAP_BYTES)  # the heap grows by so much, and keeps it when it is freed
+    if block is None:
+        return False
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    nbytes = (sbrk(0) - first) // mmap.PAGESIZE * mmap.PAGESIZE
+    is_taken = nbytes >= HEAP_BYTES and not libc.madvise(first, nbytes, mmap.MADV_HUGEPAGE)
+    free(block)
+    return bool(is_taken)

@@ -1,9 +1,10 @@
 """Shared memory: regions that clients on this host own and the server looks into.
 
-In: a process and one of its open files. Out: memory to read from and to write to, as long as both
-live. What is announced is checked before it is mapped (`mappings`). A region is let go when it is
-closed, when its process ends, or for another region of the same process that there is no room for;
-calls on it keep the mapping until they are done.
+In: a process and one of its open files, or a file that was handed over (`handover`). Out: memory to
+read from and to write to, as long as both live. What is announced is checked before it is mapped
+(`mappings`). A region is let go when it is closed, when its process or connection ends, or for
+another region of the same one that there is no room for; calls on it keep the mapping until they
+are done.
 """
 
 from __future__ import annotations
@@ -16,12 +17,23 @@ import sys
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from losswire_server.errors import InvalidRequest, Overloaded, UnknownRegion
-from losswire_server.mappings import RETRY_DELAY_MS, FileId, Mapping, failed, map_file, refused
+from losswire_server.mappings import (
+    RETRY_DELAY_MS,
+    FileId,
+    Mapping,
+    failed,
+    map_file,
+    open_file_of,
+    refused,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from losswire_server.engine.protocol import Registrar
 
 MOST_REGIONS: Final = 256
@@ -29,6 +41,10 @@ MOST_REGIONS: Final = 256
 
 _TRIES: Final = 10
 """To make room, within `RETRY_DELAY_MS`."""
+
+
+_NONE: Final = -1
+"""In the place of a pidfd: the owner is no process of ours, but a connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +99,33 @@ class Regions:
         """Maps a file that process `pid` has open as `fd`; returns the region's id.
 
         Raises:
+            NotAllowed, InvalidRequest, Overloaded: as `open_handed`.
+        """
+        return await self._open(pid, partial(open_file_of, pid, fd), size, proof)
+
+    async def open_handed(self, client: int, file: int, size: int, proof: bytes) -> str:
+        """Maps a file that a client handed over, and closes it; returns the region's id.
+
+        Args:
+            client: its number, less than 0; `forget` is called with it when it has gone.
+            file: the file.
+            size: bytes of it.
+            proof: what it begins with.
+
+        Raises:
             NotAllowed: no such file that this server may open, or the proof is wrong.
             InvalidRequest: it is not such memory, or larger than a process may share.
             Overloaded: calls are using all that the process may share, or the server has no file
                 descriptors or address space left.
         """
+        given = [file]
+        try:
+            return await self._open(client, given.pop, size, proof)
+        finally:
+            for unused in given:
+                os.close(unused)
+
+    async def _open(self, pid: int, opened: Callable[[], int], size: int, proof: bytes) -> str:
         if not 0 < size <= self._limit:
             raise InvalidRequest(
                 f"size_bytes: expected 1 to {self._limit} (max_region_bytes), received {size}"
@@ -96,7 +134,7 @@ class Regions:
         owner = self._owners.get(pid) or self._watch(pid)
         owner.opening += 1
         try:
-            file, memory = await asyncio.to_thread(map_file, pid, fd, size, proof, self._registrar)
+            file, memory = await asyncio.to_thread(map_file, opened, size, proof, self._registrar)
             await self._room(owner, size)
             if self._owners.get(pid) is not owner:  # it has ended meanwhile
                 raise refused()
@@ -118,6 +156,11 @@ class Regions:
             raise _unknown("region_id", region_id)
         del self._owners[region.pid].regions[region_id]
         self._forget_idle(region.pid)
+
+    def forget(self, client: int) -> None:
+        """Lets the regions go that a client handed over; it has gone."""
+        if client in self._owners:
+            self._forget(client)
 
     def close_all(self) -> None:
         """Lets all regions go."""
@@ -148,7 +191,10 @@ class Regions:
         return self._by_id[region_id].file
 
     def _watch(self, pid: int) -> _Owner:
-        """Begins to share memory with a process, until it ends."""
+        """Begins to share memory with a process, until it ends, or with a client's connection."""
+        if pid < 0:
+            owner = self._owners[pid] = _Owner(_NONE)
+            return owner
         try:
             pidfd = os.pidfd_open(pid)
         except OverflowError as error:
@@ -167,8 +213,9 @@ class Regions:
 
     def _forget(self, pid: int) -> None:
         owner = self._owners.pop(pid)
-        asyncio.get_running_loop().remove_reader(owner.pidfd)
-        os.close(owner.pidfd)
+        if owner.pidfd != _NONE:
+            asyncio.get_running_loop().remove_reader(owner.pidfd)
+            os.close(owner.pidfd)
         for region_id in owner.regions:
             self._by_id.pop(region_id, None)
 

@@ -27,6 +27,7 @@ from losswire_server.admission import Admission, Window
 from losswire_server.batcher import Batcher, BatchLimits
 from losswire_server.engine.selection import EngineSettings, choose_engine
 from losswire_server.errors import ServingFailed, StartupError
+from losswire_server.handover import Handover
 from losswire_server.health import Health
 from losswire_server.regions import Regions
 from losswire_server.requests import LossRequest
@@ -73,7 +74,11 @@ async def serve(
     batcher, admission = Batcher(engine, limits), Admission(settings.queue_bytes)
     regions = Regions(settings.max_region_bytes, engine.registrar)
     window = Window(settings.stream_bytes)
-    service = LossService(batcher, admission, window, regions, _info(settings, engine))
+    handover = None
+    if settings.shared_directory is not None and settings.max_region_bytes:
+        handover = Handover(settings.shared_directory, regions.forget)
+    info = _info(settings, engine, handover)
+    service = LossService(batcher, admission, window, regions, info, handover)
     health = Health(SERVICE)
     server = _grpc_server(settings, service, health)
     target = _bind(server, settings)
@@ -91,6 +96,8 @@ async def serve(
     # What was answered may still be on its way to the socket: that is let out before the end.
     await server.stop(grace=_FLUSH_SECONDS if is_drained else None)
     await batcher.close()
+    if handover is not None:
+        handover.close()
     regions.close_all()
     engine.close()
     log.info("stopped", drained=is_drained)
@@ -119,7 +126,11 @@ class _Loss:
 
 def _engine_settings(settings: ServerSettings) -> EngineSettings:
     return EngineSettings(
-        settings.engine, settings.threads, settings.devices, settings.gpu_memory_bytes
+        settings.engine,
+        settings.threads,
+        settings.devices,
+        settings.gpu_memory_bytes,
+        settings.kernel_cache,
     )
 
 
@@ -188,7 +199,9 @@ def _refuse_live_socket(path: Path) -> None:
     raise StartupError(f"cannot listen on unix:{path}: another server answers there")
 
 
-def _info(settings: ServerSettings, engine: Engine) -> pb.GetServerInfoResponse:
+def _info(
+    settings: ServerSettings, engine: Engine, handover: Handover | None
+) -> pb.GetServerInfoResponse:
     numbers = (dtypes.number_of(dtype) for dtype in dtypes.FLOATS)
     return pb.GetServerInfoResponse(
         version=__version__,
@@ -205,12 +218,14 @@ def _info(settings: ServerSettings, engine: Engine) -> pb.GetServerInfoResponse:
             max_batch_bytes=settings.max_batch_bytes,
             max_region_bytes=settings.max_region_bytes,
         ),
-        host=_host(),
+        host=_host(handover),
     )
 
 
-def _host() -> pb.HostIdentity:
+def _host(handover: Handover | None) -> pb.HostIdentity:
     identity = pb.HostIdentity(pid=os.getpid())
+    if handover is not None:
+        identity.handover_socket = str(handover.path)
     boot_id, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if boot_id.exists() and namespace.exists():
         identity.boot_id = boot_id.read_text(encoding="ascii").strip()

@@ -19,7 +19,7 @@ from grpc_status import rpc_status
 
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server import incidents, replies, validation
-from losswire_server.errors import InvalidRequest, RequestFailed
+from losswire_server.errors import InvalidRequest, RequestFailed, Unsupported
 from losswire_server.many import ManyRun
 from losswire_server.reading import RequestReader
 from losswire_server.streaming import StreamRun
@@ -28,6 +28,7 @@ from losswire_server.streams import Stream
 if TYPE_CHECKING:
     from losswire_server.admission import Admission, Window
     from losswire_server.batcher import Batcher
+    from losswire_server.handover import Handover
     from losswire_server.regions import Regions
 
 SERVICE: Final = "losswire.v1.LossService"
@@ -62,6 +63,7 @@ class LossService:
     window: Window
     regions: Regions
     info: pb.GetServerInfoResponse
+    handover: Handover | None = None
     reader: RequestReader = field(default_factory=RequestReader)
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -88,8 +90,15 @@ class LossService:
 
     async def _open_region(self, payload: bytes, context: Context) -> bytes:
         message = validation.parse_region(payload, context.peer(), self.regions.limit)
-        file = message.process_file
-        opened = await self.regions.open(file.pid, file.fd, message.size_bytes, message.proof)
+        size, proof = message.size_bytes, message.proof
+        if message.WhichOneof("source") == "process_file":
+            process, fd = message.process_file.pid, message.process_file.fd
+            opened = await self.regions.open(process, fd, size, proof)
+        elif self.handover is None:
+            raise Unsupported("shared_file: this server has no shared_directory")
+        else:
+            client, file = self.handover.take(message.shared_file)
+            opened = await self.regions.open_handed(client, file, size, proof)
         return pb.OpenRegionResponse(region_id=opened).SerializeToString()
 
     async def _close_region(self, payload: bytes, _context: Context) -> bytes:

@@ -105,19 +105,16 @@ def parse_region(payload: bytes, peer: str, limit: int) -> pb.OpenRegionRequest:
 
     Raises:
         InvalidRequest: not such a message, or no source in it.
-        Unsupported: a source that this version does not have.
         NotAllowed: memory is not shared, or not with this peer.
     """
-    if not limit or not _is_local(peer):
-        raise NotAllowed("this server shares no memory with this client")
     message = parse(pb.OpenRegionRequest, payload)
-    match message.WhichOneof("source"):
-        case "process_file":
-            return message
-        case None:
-            raise InvalidRequest("source: expected process_file, received nothing")
-        case other:
-            raise Unsupported(f"{other}: this server does not share memory this way yet")
+    source = message.WhichOneof("source")
+    # What was handed over is on this host wherever its client's calls come from.
+    if not limit or not (source == "shared_file" or _is_local(peer)):
+        raise NotAllowed("this server shares no memory with this client")
+    if source is None:
+        raise InvalidRequest("source: expected process_file or shared_file, received nothing")
+    return message
 
 
 def _is_local(peer: str) -> bool:

@@ -157,7 +157,7 @@ def test_clients_do_not_share_their_regions(regions):
 def test_a_region_proves_itself(regions):
     """What is announced is this process's file, its size and the bytes that it begins with."""
     region, offset = regions.find(regions.empty(SHAPE, FLOAT))
-    message = pb.OpenRegionRequest.FromString(region.announcement())
+    message = pb.OpenRegionRequest.FromString(region.announcement(None))
     assert message.process_file.pid == os.getpid()
     assert os.pread(message.process_file.fd, 32, 0) == message.proof
     assert len(message.proof) == 32

@@ -3,6 +3,9 @@
 import resource
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 SCRIPT = """
 import resource, sys
@@ -28,3 +31,29 @@ def test_large_buffers_are_touched_for_the_first_time_once():
     pages = 10 * (64 << 20) // resource.getpagesize()
     assert page_faults("kept") < pages / 100
     assert page_faults("default") > pages / 1000  # a huge page counts once for 512
+
+
+HUGE = """
+from pathlib import Path
+from losswire_server import memory
+assert memory.keep_freed_memory()
+assert memory.ask_for_huge_pages()
+filled = [bytes([number]) * (4 << 20) for number in range(16)]
+mappings = Path("/proc/self/smaps").read_text().split("VmFlags:")
+asked = [each for each, flags in zip(mappings, mappings[1:]) if " hg" in flags.splitlines()[0]]
+print(sum("[heap]" in each for each in asked))
+print(sum(int(each.split("AnonHugePages:")[1].split()[0]) for each in asked) >> 10)
+"""
+
+
+def test_the_heap_comes_in_huge_pages():
+    """Where the system gives them to who asks, most of what is filled lies in them."""
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[never]" in setting.read_text():
+        pytest.skip("this system has no huge pages to give")
+    ran = subprocess.run(
+        [sys.executable, "-c", HUGE], capture_output=True, check=True, timeout=60, text=True
+    )
+    heaps, mebibytes = map(int, ran.stdout.split())
+    assert heaps == 1
+    assert mebibytes > 48  # of 64; some may not be free in one piece

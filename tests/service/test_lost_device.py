@@ -6,6 +6,7 @@ import threading
 import grpc
 import numpy as np
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import fake_kernels
@@ -90,6 +91,14 @@ def test_health_says_so(monkeypatch):
     server.join()
 
 
+@pytest.fixture
+def own_log():
+    """What the command sets up for its process is undone: this test's standard error closes."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("own_log")
 def test_the_process_ends_with_a_line(monkeypatch, capsys):
     """`losswire serve` ends with a status that is not 0 and one line that says why."""
 

@@ -143,7 +143,7 @@ def test_a_server_without_room_is_busy(server, monkeypatch):
     [
         ((_shared, "_host", lambda: ("another", 1)), "another host or in another container"),
         ((_shared, "Path", lambda _path: Path("/nowhere")), "another host or in another container"),
-        ((Region, "announcement", lambda _region: b""), "source: expected process_file"),
+        ((Region, "announcement", lambda _region, _handover: b""), "source: expected process_file"),
         ((Region, "_proof_", None), "first bytes of that file as proof"),
     ],
     ids=["other host", "unknown host", "refused", "wrong proof"],
@@ -165,8 +165,8 @@ def test_memory_that_cannot_be_shared(server, monkeypatch, change, words):
 
 
 def wrong_proof(announcement):
-    def changed(region):
+    def changed(region, handover):
         region._proof = bytes(32)
-        return announcement(region)
+        return announcement(region, handover)
 
     return changed

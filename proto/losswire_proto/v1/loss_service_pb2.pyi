@@ -221,14 +221,16 @@ class ServerLimits(_message.Message):
     def __init__(self, max_message_bytes: _Optional[int] = ..., max_rank: _Optional[int] = ..., queue_bytes: _Optional[int] = ..., max_batch_rows: _Optional[int] = ..., max_batch_bytes: _Optional[int] = ..., max_region_bytes: _Optional[int] = ...) -> None: ...
 
 class HostIdentity(_message.Message):
-    __slots__ = ("boot_id", "pid_namespace", "pid")
+    __slots__ = ("boot_id", "pid_namespace", "pid", "handover_socket")
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     PID_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    HANDOVER_SOCKET_FIELD_NUMBER: _ClassVar[int]
     boot_id: str
     pid_namespace: int
     pid: int
-    def __init__(self, boot_id: _Optional[str] = ..., pid_namespace: _Optional[int] = ..., pid: _Optional[int] = ...) -> None: ...
+    handover_socket: str
+    def __init__(self, boot_id: _Optional[str] = ..., pid_namespace: _Optional[int] = ..., pid: _Optional[int] = ..., handover_socket: _Optional[str] = ...) -> None: ...
 
 class OpenRegionRequest(_message.Message):
     __slots__ = ("process_file", "shared_file", "size_bytes", "proof")

@@ -10,10 +10,8 @@ that faulted takes everything of this process on that device with it.
 from __future__ import annotations
 
 import ctypes
-import hashlib
+import os
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -25,10 +23,12 @@ from losswire_server.engine.device import (
     LaunchError,
     Pinned,
 )
+from losswire_server.engine.known_kernels import SOURCES, sources_digest
 from losswire_server.engine.launches import Traits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from losswire_proto.dtypes import Array
     from losswire_server.engine.device import Event, Stream
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 _NO_GPU: Final = "CuPy finds no GPU"
 _LONGEST_REASON: Final = 300
 """Characters of CuPy's own words, which may fill a page."""
-
-_SOURCES: Final = Path(__file__).with_name("cuda")
 
 _NO_MEMORY: Final = 2
 _NOT_READY: Final = 600
@@ -91,13 +89,9 @@ def _why_not_usable(error: Exception) -> str:
             return f"CuPy finds no usable CUDA driver: {error}"
 
 
-@cache
-def _sources_digest() -> str:
-    """Of all that kernels are made of: CuPy's cache does not look into what they include."""
-    digest = hashlib.sha256()
-    for path in sorted(_SOURCES.iterdir()):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
+def keep_compiled(folder: Path) -> None:
+    """Has CuPy keep what it compiles in a folder; before anything is compiled."""
+    os.environ["CUPY_CACHE_DIR"] = str(folder)  # it knows no other way to be told
 
 
 class CupyDevice:
@@ -229,10 +223,11 @@ class CupyDevice:
 
     def _compiled(self, kernel: Kernel) -> Any:
         if kernel not in self._kernels:
-            macros = [*kernel.macros, ("LOSSWIRE_SOURCES", f"0x{_sources_digest()}")]
-            options = ["--std=c++17", f"-I{_SOURCES}"]
+            # CuPy's cache on disk does not look into what a source includes.
+            macros = [*kernel.macros, ("LOSSWIRE_SOURCES", f"0x{sources_digest()}")]
+            options = ["--std=c++17", f"-I{SOURCES}"]
             options += [f"-D{name}={value}" for name, value in macros]
-            source = (_SOURCES / kernel.source).read_text(encoding="utf-8")
+            source = (SOURCES / kernel.source).read_text(encoding="utf-8")
             with self._ours(refused=LaunchError):
                 module = self._cupy.RawModule(code=source, options=tuple(options))
                 self._kernels[kernel] = module.get_function(kernel.entry)

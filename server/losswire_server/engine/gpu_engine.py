@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from losswire_server.engine.device import Device
+    from losswire_server.engine.known_kernels import KnownKernels
     from losswire_server.engine.pipeline import Kernels
     from losswire_server.requests import LossRequest, LossResult
 
@@ -40,6 +41,7 @@ class GpuEngine:
         budget_bytes: of each device's memory; None for a share of it.
         on_lost: called once for each device that is lost, with why, on a thread of the engine's.
         kernels: which kernel computes what.
+        known: kernels to be compiled before anything is computed.
         chunk_bytes: of a device's memory, for what one launch computes.
     """
 
@@ -53,6 +55,7 @@ class GpuEngine:
         on_lost: Callable[[str], None],
         *,
         kernels: Kernels | Any = launches,
+        known: KnownKernels | None = None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self._registered = Registered()
@@ -68,6 +71,7 @@ class GpuEngine:
                     self._registered,
                     partial(_say, on_lost, device.name),
                     kernels=kernels,
+                    known=known,
                     chunk_bytes=chunk_bytes,
                 )
                 self._pipelines.append(pipeline)

@@ -18,9 +18,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from losswire_server.engine import chunks, launches, staging
-from losswire_server.engine.device import DeviceError, DeviceMemoryError
+from losswire_server.engine.device import DeviceError, DeviceMemoryError, LaunchError
 from losswire_server.engine.dispatcher import Dispatcher, Flight
 from losswire_server.engine.fields import layout_of
+from losswire_server.engine.known_kernels import KnownKernels
 from losswire_server.engine.slots import Slot, Slots
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Pipeline:
         registered: memory of the host that needs no staging.
         on_lost: called once, on a thread of the pipeline's, when the device is lost.
         kernels: which kernel computes what.
+        known: kernels to be compiled now; those that come up are added.
         chunk_bytes: of the device, for each chunk.
     """
 
@@ -82,16 +84,24 @@ class Pipeline:
         on_lost: Callable[[DeviceLost], None],
         *,
         kernels: Kernels | Any = launches,
+        known: KnownKernels | None = None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self._device = device
+        self._known = KnownKernels(None) if known is None else known
         self._registered = registered
         self._kernels = kernels
         limit = budget_bytes // SLOTS
         self._chunk_bytes = min(chunk_bytes, limit)
         self._dispatcher = Dispatcher(device, on_lost)
         made = self._dispatcher.run(lambda: [Slot(device, limit) for _ in range(SLOTS)])
+        self._dispatcher.run(self._compile_known)
         self._slots = Slots(made)
+
+    def _compile_known(self) -> None:
+        for kernel in self._known:
+            with suppress(LaunchError):  # whoever needs it will be told
+                self._device.compile(kernel)
 
     @property
     def device(self) -> Device:
@@ -171,6 +181,7 @@ class Pipeline:
         launch = self._kernels.plan(
             request, chunk.rows, self._device.traits, is_strided=chunk.is_strided
         )
+        self._known.add(launch.kernel)
         homecoming = staging.download(layout, slot.pinned, self._registered)
         flight = Flight(
             slot,

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from losswire_proto.losses import LossCall
-from losswire_server.engine.cupy_engine import CupyDevice, find_gpus
+from losswire_server.engine.cupy_engine import CupyDevice, find_gpus, keep_compiled
 from losswire_server.engine.device import DeviceError
 from losswire_server.engine.gpu_engine import GpuEngine
+from losswire_server.engine.known_kernels import KnownKernels
 from losswire_server.engine.numpy_engine import NumpyEngine
 from losswire_server.errors import RequestFailed, StartupError
 from losswire_server.requests import LossRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from losswire_server.engine.protocol import Engine
 
@@ -30,12 +32,14 @@ class EngineSettings:
         threads: of the NumPy engine; None for one per core.
         devices: numbers of GPUs with commas between them, or "all".
         gpu_memory_bytes: of each GPU; None for a share of it.
+        kernel_cache: folder of what was compiled before; None for CuPy's own, and no list of it.
     """
 
     engine: Literal["auto", "numpy", "cupy"]
     threads: int | None = None
     devices: str = "0"
     gpu_memory_bytes: int | None = None
+    kernel_cache: Path | None = None
 
 
 def choose_engine(wanted: EngineSettings, on_lost: Callable[[str], None]) -> tuple[Engine, str]:
@@ -54,7 +58,7 @@ def choose_engine(wanted: EngineSettings, on_lost: Callable[[str], None]) -> tup
     if count:
         numbers = _numbers(wanted.devices, count)
         try:
-            return _gpu_engine(numbers, wanted.gpu_memory_bytes, on_lost), reason
+            return _gpu_engine(numbers, wanted, on_lost), reason
         except (DeviceError, RequestFailed) as error:
             reason = f"{reason}, but it cannot be used: {error}"
     if wanted.engine == "cupy":
@@ -72,19 +76,23 @@ def _numbers(devices: str, count: int) -> list[int]:
 
 
 def _gpu_engine(
-    numbers: list[int], budget_bytes: int | None, on_lost: Callable[[str], None]
+    numbers: list[int], wanted: EngineSettings, on_lost: Callable[[str], None]
 ) -> GpuEngine:
     """An engine over these GPUs, each of which has computed something."""
+    if wanted.kernel_cache is not None:
+        keep_compiled(wanted.kernel_cache)
+    budget = wanted.gpu_memory_bytes
     # Each alone at first, so that a GPU that cannot compute is found out.
     for number in numbers:
-        trial = GpuEngine([CupyDevice(number)], budget_bytes, _say_nothing)
+        trial = GpuEngine([CupyDevice(number)], budget, _say_nothing)
         try:
             call = LossCall(grad_logits=True)
             logits = np.zeros((2, 3), np.float32)
             trial.compute([LossRequest(call, logits, 1, np.zeros(2, np.int64), "ids")])
         finally:
             trial.close()
-    return GpuEngine([CupyDevice(number) for number in numbers], budget_bytes, on_lost)
+    devices = [CupyDevice(number) for number in numbers]
+    return GpuEngine(devices, budget, on_lost, known=KnownKernels(wanted.kernel_cache))
 
 
 def _say_nothing(_why: str) -> None:

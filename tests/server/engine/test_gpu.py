@@ -4,9 +4,23 @@ import numpy as np
 import pytest
 
 from batches import KINDS, Common, bits, placed, request_of
+from kernel_cases import (
+    ELEMENT_CASES,
+    FLOATS,
+    PLAIN,
+    ROW_CASES,
+    adversarial,
+    assert_near,
+    exact_results,
+)
+from kernel_cases import (
+    request_of as case_of,
+)
+from losswire_proto.losses import LossCall
 from losswire_server.engine.cupy_engine import find_gpus
 from losswire_server.engine.numpy_engine import NumpyEngine
 from losswire_server.engine.selection import EngineSettings, choose_engine
+from losswire_server.requests import LossRequest
 
 pytestmark = pytest.mark.gpu
 SHAPES = [((5000,), 1), ((3, 700), 1), ((3, 700), 2), ((700,), 0), ((1,), 1)]
@@ -62,3 +76,59 @@ def test_registered_memory(engine):
         assert bits(engine.compute([lying])[0]) == expected
     finally:
         engine.unregister(memory.ctypes.data)
+
+
+@pytest.fixture(scope="module")
+def numpy_engine():
+    made = NumpyEngine()
+    yield made
+    made.close()
+
+
+def assert_near_exact(request, engine, numpy_engine):
+    """The GPU's results are those of the NumPy engine in float64, but for rounding."""
+    (result,) = engine.compute([request])
+    names = ("per_example", "grad_logits", "output", "grad_labels")
+    found = {name: getattr(result, name) for name in names} | dict(result.extras)
+    assert_near(found, request, exact_results(request, numpy_engine))
+
+
+@pytest.mark.parametrize("classes", [7, 301, 5_000, 70_000, 300_000])
+@pytest.mark.parametrize("case", ROW_CASES)
+def test_losses_of_rows(case, classes, engine, numpy_engine):
+    """Every loss, its options off and on, by every tiling that the device has."""
+    loss, more = ROW_CASES[case]
+    assert_near_exact(case_of(loss, (33, classes), **more), engine, numpy_engine)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("classes", [1, 10, 1_000, 1_001, 32_000])
+def test_dtypes(dtype, classes, engine, numpy_engine):
+    """Every dtype, rows aligned to 16 bytes or to one element."""
+    assert_near_exact(case_of(PLAIN, (65, classes), dtype), engine, numpy_engine)
+
+
+@pytest.mark.parametrize("case", ELEMENT_CASES)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_losses_of_elements(case, dtype, engine, numpy_engine):
+    """Losses element by element."""
+    request = case_of(ELEMENT_CASES[case], (1_003, 7), dtype, labels="elements")
+    assert_near_exact(request, engine, numpy_engine)
+
+
+@pytest.mark.parametrize("classes", [7, 301, 5_000, 70_000])
+def test_adversarial_rows(classes, engine, numpy_engine):
+    """NaN, infinities, masks and extremes stay in their rows."""
+    ids = np.array([0, 1, 1, 0, 0, 2, 1, 0, 0, 0])
+    call = LossCall(PLAIN, grad_logits=True, reduction="mean")
+    request = LossRequest(call, adversarial(classes, np.float32), 1, ids, "ids")
+    assert_near_exact(request, engine, numpy_engine)
+
+
+@pytest.mark.parametrize("classes", [10, 1_000, 32_000, 131_072])
+def test_the_same_bits_from_run_to_run(classes, engine):
+    """Nothing depends on which block came first."""
+    request = case_of(PLAIN, (500, classes))
+    first = bits(engine.compute([request])[0])
+    for _ in range(5):
+        assert bits(engine.compute([request])[0]) == first

@@ -4,46 +4,36 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 from emulation.cubins import compile_cubin
 from emulation.emulator import DEVICE, compile_kernel
-from emulation.kernels import HOPPER, TURING, compute, largest_difference
+from emulation.kernels import HOPPER, compute
+from kernel_cases import (
+    BFLOAT16,
+    ELEMENT_CASES,
+    EVERYTHING,
+    FLOATS,
+    PLAIN,
+    ROW_CASES,
+    TILINGS,
+    adversarial,
+    assert_near,
+    exact_results,
+    request_of,
+)
 from losswire_proto.losses import (
-    BinaryCrossEntropy,
-    CategoricalCrossEntropy,
     Focal,
     KlDivergence,
-    LogSoftmax,
     LossCall,
     SequenceLoss,
     SigmoidCrossEntropy,
-    Softmax,
     SoftmaxCrossEntropy,
 )
 from losswire_server.engine import launches
 from losswire_server.engine.numpy_engine import NumpyEngine
 from losswire_server.requests import UNKNOWN, LossRequest
-
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-FLOATS = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
-EVERYTHING = SoftmaxCrossEntropy(
-    label_smoothing=0.1,
-    z_loss=0.01,
-    softcap=5.0,
-    temperature=2.0,
-    extras=("logsumexp", "argmax", "entropy"),
-)
-PLAIN = SoftmaxCrossEntropy()
-
-ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
-"""Of one operation, relative."""
-
-STEPS = 64
-"""Roundings that a result may be off by, relative to the larger of it and 1: a thread adds up to 64
-terms one after another, and formulas have some steps of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -53,113 +43,21 @@ def numpy_engine():
     engine.close()
 
 
-def request_of(loss, shape, dtype="float32", axis=-1, labels="ids", seed=0, **more):
-    """A request with random contents; `labels` is a reading, or the dtype of distributions."""
-    random = np.random.default_rng(seed)
-    axis %= len(shape)
-    classes, examples = shape[axis], shape[:axis] + shape[axis + 1 :]
-    logits = random.standard_normal(shape) * 3
-    if "probabilities" in loss.input_name:
-        logits = np.abs(logits) + 1e-3
-        logits /= logits.sum(axis, keepdims=True)
-    dtype = np.dtype(dtype)
-    reading, given = labels, None
-    if labels == "ids":
-        given = random.integers(0, classes, examples)
-    elif labels == "elements":
-        given = random.random(shape).astype(dtype)
-    elif labels != "none":
-        reading = "distribution"
-        given = random.random(shape)
-        given = (given / given.sum(axis, keepdims=True)).astype(
-            dtype if labels == "distribution" else labels
-        )
-    options = {name: more.pop(name) for name in ("reduction", "grad_labels") if name in more}
-    call = LossCall(loss, axis=axis, grad_logits=labels != "none", **options)
-    if more.pop("has_class_weight", False):
-        more["class_weight"] = random.random(classes).astype(np.float32)
-    return LossRequest(call, logits.astype(dtype), axis, given, reading, **more)
-
-
 def assert_same(request, engine, traits=HOPPER, order="forward"):
     """The kernel's results are those of the engine in float64, but for rounding."""
     written = compute(request, traits, order)
-    exact = replace(request, logits=request.logits.astype(np.float64), form=UNKNOWN)
-    (expected,) = engine.compute([exact])
     assert written.fault == launches.NO_FAULT
-    own = ROUNDING[request.logits.dtype.name]
-    real = max(2.0**-53, min(own, 2.0**-24))
-    # A sum of labels far from 1 is what gradients are small beside.
-    mass = 1.0
-    if request.labels is not None and request.reading == "distribution":
-        mass = max(1.0, float(np.nansum(np.abs(request.labels.astype(float)), request.axis).max()))
-    compared = [
-        ("loss", written.per_example, expected.per_example, STEPS * real),
-        ("grad_logits", written.dense, expected.grad_logits, (STEPS * real + 2 * own) * mass),
-        ("output", written.dense, expected.output, STEPS * real + 2 * own),
-        *(
-            (name, getattr(written, name), array, STEPS * real)
-            for name, array in expected.extras.items()
-        ),
-    ]
-    if expected.grad_labels is not None and not request.is_broadcast:
-        rounding = ROUNDING[request.labels.dtype.name]
-        compared.append(
-            ("grad_labels", written.grad_labels, expected.grad_labels, STEPS * real + 2 * rounding)
-        )
-    for name, found, wanted, allowed in compared:
-        if wanted is not None:
-            difference = largest_difference(found.reshape(wanted.shape), wanted)
-            assert difference <= allowed, f"{name}: {difference:.1e} apart, {allowed:.1e} allowed"
+    found = {
+        "per_example": written.per_example,
+        "grad_logits": written.dense,
+        "output": written.dense,
+        "grad_labels": written.grad_labels,
+        "logsumexp": written.logsumexp,
+        "argmax": written.argmax,
+        "entropy": written.entropy,
+    }
+    assert_near(found, request, exact_results(request, engine))
     return written
-
-
-ROW_CASES = {
-    "plain": (PLAIN, {}),
-    "everything": (EVERYTHING, {"has_class_weight": True}),
-    "distributions": (PLAIN, {"labels": "distribution"}),
-    "everything, distributions": (
-        EVERYTHING,
-        {"labels": "distribution", "has_class_weight": True, "grad_labels": True},
-    ),
-    "TensorFlow's gradient": (
-        SoftmaxCrossEntropy(label_gradient="tf"),
-        {"labels": "bfloat16", "grad_labels": True},
-    ),
-    "probabilities": (CategoricalCrossEntropy(label_smoothing=0.1), {}),
-    "probabilities, clipped first": (
-        CategoricalCrossEntropy(clip_order="clip_first", epsilon=0.01),
-        {"labels": "distribution"},
-    ),
-    "divergence": (KlDivergence(), {"labels": "distribution"}),
-    "divergence of teacher logits": (
-        KlDivergence(target_is_logits=True, temperature=3.0, scale_by_temperature_squared=True),
-        {"labels": "distribution"},
-    ),
-    "focal": (Focal(alpha=0.25), {}),
-    "focal, distributions": (Focal(gamma=1.5), {"labels": "distribution"}),
-    "softmax": (Softmax(), {"labels": "none"}),
-    "log softmax": (LogSoftmax(), {"labels": "none"}),
-}
-"""Every loss on rows, with its options off and on."""
-
-ELEMENT_CASES = {
-    "sigmoid": SigmoidCrossEntropy(),
-    "sigmoid, smoothed": SigmoidCrossEntropy(label_smoothing=0.2),
-    "binary": BinaryCrossEntropy(),
-    "binary, no epsilon": BinaryCrossEntropy(epsilon=0.0, label_smoothing=0.1),
-    "focal": Focal(form="sigmoid"),
-    "focal, alpha": Focal(form="sigmoid", gamma=0.5, alpha=0.3),
-}
-
-TILINGS = {
-    "a thread": (7, HOPPER),
-    "a warp": (301, HOPPER),
-    "a block": (5_000, HOPPER),
-    "a cluster": (70_000, HOPPER),
-    "two reads": (70_000, TURING),
-}
-"""Classes, and a device on which so many are computed by a thread, a warp … per row."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -289,21 +187,6 @@ def test_a_row_has_the_same_bits_in_any_batch(tiling):
         one = compute(alone, traits)
         assert one.dense.tobytes() == whole.dense[row].tobytes()
         assert one.per_example.tobytes() == whole.per_example[row].tobytes()
-
-
-def adversarial(classes, dtype):
-    """Rows of NaN, infinities, masks, offsets and extremes among good ones."""
-    huge = 60_000 if dtype == np.float16 else 1e30
-    logits = np.random.default_rng(1).standard_normal((10, classes)) * 3
-    logits[1] = -np.inf
-    logits[2], logits[2, 1] = -np.inf, 1
-    logits[3, 0], logits[4, 0] = np.nan, np.inf
-    logits[5] += 1e4
-    logits[6], logits[6, 1] = -huge, huge
-    logits[7, classes // 2 :] = -np.inf
-    logits[8] = 0
-    logits[9, 0] = 40  # all but certain
-    return logits.astype(dtype)
 
 
 @pytest.mark.parametrize("loss", [PLAIN, SoftmaxCrossEntropy(ignore_index=1), Focal()], ids=str)

@@ -56,8 +56,8 @@ def devices(monkeypatch):
         made.append((number, device))
         return device
 
-    def engine(*arguments):
-        return GpuEngine(*arguments, kernels=fake_kernels)
+    def engine(*arguments, **options):
+        return GpuEngine(*arguments, **options, kernels=fake_kernels)
 
     monkeypatch.setattr(selection, "CupyDevice", make)
     monkeypatch.setattr(selection, "GpuEngine", engine)

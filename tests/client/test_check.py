@@ -1,0 +1,84 @@
+"""`losswire check`: whether a server is ready, as an exit status and one line."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from typer.testing import CliRunner
+
+from losswire.cli import app
+from losswire_server import LocalServer
+
+
+def checked(*arguments, **environment):
+    ran = CliRunner().invoke(app, ["check", *arguments], env=environment)
+    return ran.exit_code, ran.output
+
+
+@pytest.fixture
+def answering():
+    """A health service that answers what the test sets, or not at all."""
+    server = grpc.server(ThreadPoolExecutor(2))
+    servicer = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    yield target, servicer
+    server.stop(None).wait()
+
+
+def test_a_server_that_serves(server):
+    """Status 0, by flag or by the environment."""
+    serves = (0, f"{server.target}: SERVING\n")
+    assert checked("--target", server.target) == serves
+    assert checked(LOSSWIRE_TARGET=server.target) == serves
+
+
+def test_a_unix_socket(tmp_path):
+    """As for any target."""
+    with LocalServer(engine="numpy", unix_socket=tmp_path / "socket") as running:
+        assert checked("--target", running.target)[0] == 0
+
+
+def test_a_server_that_does_not_serve(answering):
+    """Starting or draining is status 1."""
+    target, servicer = answering
+    servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    assert checked("--target", target) == (1, f"{target}: NOT_SERVING\n")
+
+
+def test_nobody_there():
+    """Status 1 and one line that names the target."""
+    status, line = checked("--target", "127.0.0.1:1")
+    assert status == 1
+    assert line.startswith("losswire check: 127.0.0.1:1: ")
+    assert line.count("\n") == 1
+
+
+def test_a_server_that_never_answers():
+    """Status 1 after the time that was given."""
+
+    def silent(_request, context):
+        answered.append(context.time_remaining())
+        context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "too late")
+
+    answered = []
+    server = grpc.server(ThreadPoolExecutor(2))
+    handlers = {"Check": grpc.unary_unary_rpc_method_handler(silent)}
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("grpc.health.v1.Health", handlers)]
+    )
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    outcome = checked("--target", target, "--timeout", "7")
+    server.stop(None).wait()
+    assert outcome == (1, f"losswire check: {target}: no answer within 7 s\n")
+    assert 0 < answered[0] <= 7
+
+
+def test_authorities_that_cannot_be_read(tmp_path):
+    """Status 2, and what was expected."""
+    status, line = checked("--target", "x:1", "--ca", str(tmp_path / "missing.pem"))
+    assert status == 2
+    assert "expected a readable file of certificate authorities" in line
