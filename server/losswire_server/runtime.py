@@ -23,7 +23,7 @@ from grpc_reflection.v1alpha import reflection
 from losswire_proto import __version__, connections, dtypes, rules
 from losswire_proto.losses import LOSSES, LossCall
 from losswire_proto.v1 import loss_service_pb2 as pb
-from losswire_server.admission import Admission, Window
+from losswire_server.admission import Admission, Room, Window
 from losswire_server.batcher import Batcher, BatchLimits
 from losswire_server.engine.selection import EngineSettings, choose_engine
 from losswire_server.errors import ServingFailed, StartupError
@@ -71,7 +71,7 @@ async def serve(
     )
     warm_up(engine)
     limits = BatchLimits(settings.max_batch_rows, settings.max_batch_bytes, settings.max_wait_us)
-    batcher, admission = Batcher(engine, limits), Admission(settings.queue_bytes)
+    batcher, admission = Batcher(engine, limits), Admission(_room(settings))
     regions = Regions(settings.max_region_bytes, engine.registrar)
     window = Window(settings.stream_bytes)
     handover = None
@@ -124,6 +124,12 @@ class _Loss:
         self._stop.set()
 
 
+def _room(settings: ServerSettings) -> Room:
+    return Room(
+        settings.queue_bytes, settings.queue_requests, settings.max_streams, settings.client_share
+    )
+
+
 def _engine_settings(settings: ServerSettings) -> EngineSettings:
     return EngineSettings(
         settings.engine,
@@ -161,6 +167,9 @@ def _grpc_server(settings: ServerSettings, service: LossService, health: Health)
             ("grpc.http2.min_ping_interval_without_data_ms", connections.SHORTEST_PING_MS),
             ("grpc.keepalive_time_ms", connections.SERVER_PING_MS),
             ("grpc.keepalive_timeout_ms", connections.PING_TIMEOUT_MS),
+            # The first is where gRPC begins to refuse some; what is refused depends on nothing so.
+            ("grpc.max_metadata_size", settings.max_metadata_bytes),
+            ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
             # Two servers on one port would share its connections unnoticed.
             ("grpc.so_reuseport", 0),
         ]

@@ -84,8 +84,9 @@ class LossService:
 
     async def _compute(self, payload: bytes, context: Context) -> bytes:
         request = self.reader.read(payload, self.regions)
-        _at_end(context, self.admission.take(request.held_bytes))
-        result = await self.batcher.submit(request, _deadline(context))
+        client = client_of(context)
+        _at_end(context, self.admission.account(client).take(request.held_bytes))
+        result = await self.batcher.submit(request, _deadline(context), client)
         return replies.encode_compute(request, result)
 
     async def _open_region(self, payload: bytes, context: Context) -> bytes:
@@ -108,22 +109,27 @@ class LossService:
     async def _compute_stream(
         self, messages: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
+        account = self.admission.account(client_of(context))
+        _at_end(context, account.open_stream())
         try:
             first = await anext(messages)
         except StopAsyncIteration:
             raise InvalidRequest("start: expected first, received nothing") from None
         start = validation.parse_start(first)
-        _at_end(context, self.admission.take(start.held_bytes))
+        _at_end(context, account.take(start.held_bytes))
         stream = await asyncio.to_thread(Stream, start)
-        run = StreamRun(stream, self.batcher, self.window, _deadline(context))
+        run = StreamRun(stream, self.batcher, self.window, _deadline(context), account.key)
         async for reply in run.replies(messages):
             yield reply
 
     async def _compute_many(
         self, messages: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
-        deadline = _deadline(context)
-        run = ManyRun(self.reader, self.batcher, self.admission, deadline, self.regions)
+        deadline, account = _deadline(context), self.admission.account(client_of(context))
+        _at_end(context, account.open_stream())
+        run = ManyRun(
+            self.reader, self.batcher, self.admission, deadline, self.regions, account=account
+        )
         async for reply in run.replies(messages):
             yield reply
 
@@ -159,6 +165,11 @@ class LossService:
                 await _abort_incident(context, error)
 
         return guarded
+
+
+def client_of(context: Context) -> str:
+    """Who calls: one connection, or all that come by one Unix socket."""
+    return context.peer()
 
 
 def _deadline(context: Context) -> float | None:
