@@ -277,6 +277,30 @@ def test_second_derivatives_are_refused(ours):
             grad.square().sum().backward()
 
 
+def test_forward_mode_is_refused(ours):
+    """Not taken for zero, neither by dual tensors nor by torch.func."""
+    logits, ids = logits_of((6, 7)).detach(), ids_of((6, 7))
+    with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+        torch.func.jvp(lambda z: ours.cross_entropy(z, ids), (logits,), (logits,))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(logits, logits)
+        with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+            ours.binary_cross_entropy_with_logits(dual, soft_of((6, 7)))
+
+
+def test_gradients_in_batches(ours):
+    """Several gradients of the losses at once, and losses of mapped examples."""
+    logits, ids = logits_of((6, 7)), ids_of((6, 7))
+    losses = ours.cross_entropy(logits, ids, reduction="none")
+    (grads,) = torch.autograd.grad(losses, logits, torch.eye(6), is_grads_batched=True)
+    expected = torch.autograd.functional.jacobian(
+        lambda z: functional.cross_entropy(z, ids, reduction="none"), logits
+    )
+    assert_same([grads], [expected])
+    mapped = torch.vmap(ours.cross_entropy)(logits.detach(), ids)
+    assert_same([mapped], [losses.detach()])
+
+
 def test_the_graph_can_be_kept(ours):
     """A second backward through the same loss gives the same gradient again."""
     logits, ids = logits_of((6, 7)), ids_of((6, 7))

@@ -1,8 +1,8 @@
 """A call as a function that TensorFlow can differentiate and trace.
 
 In: logits and labels as tensors. Out: the losses of the examples; their gradient comes by the same
-call. Eagerly the client is called at once, and its errors are losswire's own; in a graph by
-`tf.numpy_function`, whose errors are TensorFlow's with losswire's words.
+call, through `tf.numpy_function`: eagerly errors are losswire's own, in a graph TensorFlow's with
+losswire's words.
 """
 
 from __future__ import annotations
@@ -133,9 +133,6 @@ def _run(call: Call, wanted: str, *tensors: tf.Tensor) -> list[tf.Tensor]:
     logits = tensors[0]
     moved = tensors[0 if wanted == "logits" else 1]
     loss_dtype = tf.float64 if logits.dtype == tf.float64 else tf.float32
-    if tf.executing_eagerly():
-        arrays = call.ask(wanted, *(tensor.numpy() for tensor in tensors))
-        return [tf.convert_to_tensor(array) for array in arrays]
     loss, grad = tf.numpy_function(
         lambda *arrays: call.ask(wanted, *arrays),
         tensors,
