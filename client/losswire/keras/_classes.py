@@ -58,7 +58,7 @@ class SparseCategoricalCrossentropy(keras.losses.SparseCategoricalCrossentropy):
         ids, compute = tf.convert_to_tensor(y_true), self.fn
         # Not by `copy`, which Keras makes a new object of that has lost its dtype.
         one = object.__new__(type(self))
-        vars(one).update(vars(self))
+        one.__dict__.update(self.__dict__)
 
         def with_ids(_: Any, predictions: Any, **options: Any) -> Any:
             return compute(ids, predictions, **options)
