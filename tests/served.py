@@ -7,7 +7,7 @@ from concurrent.futures import Future
 import grpc
 
 from losswire_proto.v1 import loss_service_pb2 as pb
-from losswire_server.admission import Admission, Window
+from losswire_server.admission import Admission, Room, Window
 from losswire_server.batcher import Batcher, BatchLimits
 from losswire_server.engine.numpy_engine import NumpyEngine
 from losswire_server.regions import Regions
@@ -49,7 +49,7 @@ class Served:
 
     def __init__(self, queue_bytes=1 << 30, stream_bytes=256 << 20):
         self.engine = GatedEngine()
-        self.admission, self.window = Admission(queue_bytes), Window(stream_bytes)
+        self.admission, self.window = Admission(Room(queue_bytes)), Window(stream_bytes)
         self._stream_bytes = stream_bytes
         self._ready: Future[str] = Future()
         self._thread = threading.Thread(target=self._run)

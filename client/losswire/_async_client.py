@@ -14,8 +14,8 @@ from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 
-from losswire._base import StreamCall, take_all
-from losswire._calls import Done, Joined, Unary
+from losswire._base import StreamCall, check_time, take_all
+from losswire._calls import Done, Joined, Pause, Unary
 from losswire._deadlines import Deadlines
 from losswire._methods import LossMethods
 from losswire._results import LossResult, ServerInfo
@@ -58,7 +58,7 @@ class AsyncClient(
         """Closes the connection; calls in flight are cancelled."""
         self._many.close()
         await asyncio.to_thread(self._let_go)
-        self._connection.close()
+        self._disconnect()
 
     async def __aenter__(self) -> Self:
         return self
@@ -81,6 +81,11 @@ class AsyncClient(
             if isinstance(step, Joined):
                 outcome = await self._join(step.payload, left)
                 step = self._advance(plan, seconds, partial(self._joined_reply, outcome, seconds))
+                continue
+            if isinstance(step, Pause):
+                if step.seconds < left:
+                    await asyncio.sleep(step.seconds)
+                step = self._advance(plan, seconds, partial(check_time, step, left))
                 continue
             with self._errors_as_ours(seconds):
                 reply = self._begin(step, left)

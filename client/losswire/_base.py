@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from losswire._advice import Advice
 from losswire._arrays import plain
 from losswire._calls import SERVICE, Done, NotServed, Unary
-from losswire._channel import ClientClosed, Connection, Tls
+from losswire._channel import ClientClosed, Connection, Tls, is_spread
 from losswire._errors import (
     InvalidInput,
     LosswireError,
@@ -38,7 +38,7 @@ from losswire_proto.rules import InvalidField
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from losswire._calls import Plan, Step, Streamed
+    from losswire._calls import Pause, Plan, Step, Streamed
     from losswire._results import LossResult
     from losswire._waiters import Outcome
     from losswire_proto.dtypes import Array
@@ -67,14 +67,19 @@ class BaseClient:
         transport: Transport = "auto",
         token: str | None = None,
         tls: Tls | None = None,
+        retries: bool = True,
     ) -> None:
         if target is not None and not isinstance(target, str):
             raise InvalidInput(f"target: expected an address as text, received {target!r}")
+        if not isinstance(retries, bool):
+            raise InvalidInput(f"retries: expected True or False, received {retries!r}")
         self._timeout = _checked_timeout(timeout)
         target = target or os.environ.get("LOSSWIRE_TARGET") or DEFAULT_TARGET
-        self._connection = Connection(target, token, tls)
+        self._connection = self._pinned = Connection(target, token, tls)
+        if is_spread(target):
+            self._pinned = Connection(target, token, tls, is_pinned=True)
         self._advice = Advice()
-        self._paths = Paths(transport)
+        self._paths = Paths(transport, retries=retries)
         connection = self._connection
         # Not a method: the stream's threads would keep the client.
         self._many = Many(partial(_begin_many, connection))
@@ -140,7 +145,8 @@ class BaseClient:
             ClientClosed: the client has been closed.
         """
         method: grpc.UnaryUnaryMultiCallable[bytes, bytes]
-        method = self._connection.channel().unary_unary(f"/{SERVICE}/{step.rpc}")
+        connection = self._pinned if step.is_pinned else self._connection
+        method = connection.channel().unary_unary(f"/{SERVICE}/{step.rpc}")
         return method
 
     def _stream(self, step: Streamed, seconds: float) -> StreamCall:
@@ -191,11 +197,16 @@ class BaseClient:
             return self._closed()
         return None
 
+    def _disconnect(self) -> None:
+        """Closes the connections; calls in flight are cancelled."""
+        self._connection.close()
+        self._pinned.close()
+
     def _let_go(self) -> None:
         """Tells the server to forget this client's regions; it would in time by itself."""
         calls = []
         with suppress(RuntimeError, ValueError):  # closed before
-            method = self._unary(Unary("CloseRegion", b""))
+            method = self._unary(Unary("CloseRegion", b"", is_pinned=True))
             for region_id in self._paths.shared.regions.close():
                 metadata = self._connection.metadata
                 calls.append(method.future(closing(region_id), timeout=1.0, metadata=metadata))
@@ -213,6 +224,16 @@ def _checked_timeout(timeout: Any) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
         return float(min(value, _LONGEST_TIMEOUT))
     raise InvalidInput(f"timeout: expected a finite number of seconds > 0, received {timeout!r}")
+
+
+def check_time(pause: Pause, left: float) -> None:
+    """Whether so many seconds are more than the pause.
+
+    Raises:
+        LosswireError: they are not; what the pause was to mend.
+    """
+    if pause.seconds >= left:
+        raise pause.error
 
 
 def _begin_many(connection: Connection, messages: Iterator[bytes]) -> StreamCall:

@@ -24,10 +24,12 @@ class Unary:
     Attributes:
         rpc: its name.
         payload: the message.
+        is_pinned: whether it has to reach the same server as others that are.
     """
 
     rpc: str
     payload: bytes
+    is_pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,20 @@ class Streamed:
     take: Callable[[bytes], None]
 
 
-Step: TypeAlias = Unary | Joined | Streamed
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Nothing is sent for a while; there is no answer.
+
+    Attributes:
+        seconds: how long.
+        error: the call's, where its deadline would come first.
+    """
+
+    seconds: float
+    error: Exception
+
+
+Step: TypeAlias = Unary | Joined | Streamed | Pause
 Plan: TypeAlias = Generator[Step, Any, ResultT]
 
 

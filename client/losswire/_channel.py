@@ -1,12 +1,15 @@
 """The connection of a client: one channel for each process that uses it.
 
-In: a target and how to be let in. Out: a gRPC channel that is this process's own. A channel does
-not live through a fork, so the process id is looked at for each call; and channels share no
-subchannels, since a child's new channel would otherwise find its parent's dead connection.
+In: a target and how to be let in. Out: a gRPC channel that is this process's own. Calls to a name
+or a list of addresses go in turn to all servers that say they are well; one that restarts is found
+again by itself. A channel does not live through a fork, so the process id is looked at for each
+call; and channels share no subchannels, since a child's new channel would otherwise find its
+parent's dead connection.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
 from pathlib import Path
@@ -14,12 +17,24 @@ from typing import Final, TypeAlias
 
 import grpc
 
+from losswire._calls import SERVICE
 from losswire._errors import InvalidInput
+from losswire_proto import connections
 
 Tls: TypeAlias = bool | str | os.PathLike[str] | grpc.ChannelCredentials
 """True for the system's certificate authorities, a file of others (PEM), or gRPC's credentials."""
 
 _FRAME_BYTES: Final = 4 << 20
+
+_SPREAD: Final = ("dns:", "ipv4:", "ipv6:")
+"""Targets that may be several servers. Of a bare `name:port` the first that answers is taken."""
+
+_SERVICE_CONFIG: Final = json.dumps(
+    {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": SERVICE},
+    }
+)
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", -1),
@@ -28,6 +43,13 @@ _OPTIONS: Final = (
     ("grpc.http2.max_frame_size", _FRAME_BYTES),
     ("grpc.experimental.tcp_max_read_chunk_size", _FRAME_BYTES),
     ("grpc.http2.lookahead_bytes", 2 * _FRAME_BYTES),
+    ("grpc.keepalive_time_ms", connections.CLIENT_PING_MS),
+    ("grpc.keepalive_timeout_ms", connections.PING_TIMEOUT_MS),
+    ("grpc.http2.max_pings_without_data", 0),  # a stream of small calls may be idle for long
+    # A server that restarts is back in seconds; gRPC's own backoff grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 3000),
 )
 
 
@@ -36,10 +58,22 @@ class ClientClosed(RuntimeError):  # noqa: N818 -- it reads as what happened
 
 
 class Connection:
-    """Channels to `target`, one in each process that makes a call."""
+    """Channels to `target`, one in each process that makes a call.
 
-    def __init__(self, target: str, token: str | None, tls: Tls | None) -> None:
+    Args:
+        target: where to.
+        token: sent with each call.
+        tls: how to know the server.
+        is_pinned: whether all calls go to the same one of several servers, while it is there.
+    """
+
+    def __init__(
+        self, target: str, token: str | None, tls: Tls | None, *, is_pinned: bool = False
+    ) -> None:
         self.target = target
+        self._options: tuple[tuple[str, int | str], ...] = _OPTIONS
+        if is_spread(target) and not is_pinned:
+            self._options = (*_OPTIONS, ("grpc.service_config", _SERVICE_CONFIG))
         self.metadata: tuple[tuple[str, str], ...] = ()
         if token is not None:
             _check_token(token)
@@ -76,8 +110,13 @@ class Connection:
 
     def _connect(self) -> grpc.Channel:
         if self._credentials is None:
-            return grpc.insecure_channel(self.target, _OPTIONS)
-        return grpc.secure_channel(self.target, self._credentials, _OPTIONS)
+            return grpc.insecure_channel(self.target, self._options)
+        return grpc.secure_channel(self.target, self._credentials, self._options)
+
+
+def is_spread(target: str) -> bool:
+    """Whether a target may be several servers that take calls in turn."""
+    return target.startswith(_SPREAD)
 
 
 def _check_token(token: str) -> None:

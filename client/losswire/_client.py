@@ -8,8 +8,8 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from losswire._base import take_all
-from losswire._calls import Done, Joined, Unary
+from losswire._base import check_time, take_all
+from losswire._calls import Done, Joined, Pause, Unary
 from losswire._methods import LossMethods
 from losswire._results import LossResult, ServerInfo
 from losswire._waiters import TOO_LATE, wake_next
@@ -40,7 +40,7 @@ class Client(LossMethods[LossResult, ServerInfo, Array]):
         """Closes the connection; calls in flight are cancelled."""
         self._many.close()
         self._let_go()
-        self._connection.close()
+        self._disconnect()
 
     def __enter__(self) -> Self:
         return self
@@ -69,6 +69,10 @@ class Client(LossMethods[LossResult, ServerInfo, Array]):
             return self._unary(step)(step.payload, timeout=left, metadata=metadata)
         if isinstance(step, Joined):
             return self._joined_reply(self._join(step.payload, left), seconds)
+        if isinstance(step, Pause):
+            check_time(step, left)
+            time.sleep(step.seconds)
+            return None
         take_all(self._stream(step, left), step.take)
         return None
 

@@ -55,16 +55,25 @@ class ServerBusy(LosswireError):  # noqa: N818 -- the same
 
     Attributes:
         retry_delay: when another try is worth it, in seconds; None where the server did not say.
+        was_refused: whether it is certain that nothing of the call was begun.
     """
 
     default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
     retry_delay: float | None = None
+    was_refused: bool = False
 
 
 class ServerUnavailable(LosswireError):  # noqa: N818 -- the same
-    """The server is not there, starting or draining; the message names the address."""
+    """The server is not there, starting or draining; the message names the address.
+
+    Attributes:
+        retry_delay: as of `ServerBusy`.
+        was_refused: likewise.
+    """
 
     default_code = grpc.StatusCode.UNAVAILABLE
+    retry_delay: float | None = None
+    was_refused: bool = False
 
 
 class DeadlineExceeded(LosswireError, TimeoutError):  # noqa: N818 -- the same
@@ -109,6 +118,9 @@ _CODES: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grp
 _OWN_LIMITS: Final = re.compile("larger than max|metadata size exceeds")
 """What gRPC says of messages and metadata beyond its limits, under the code of a full queue."""
 
+_NOT_SENT: Final = re.compile("failed to connect to all addresses|connections to all backends")
+"""What gRPC says where it had no connection to send a call by."""
+
 
 def from_rpc(error: grpc.RpcError, target: str, timeout: float) -> LosswireError:
     """The error that a failed call stands for."""
@@ -144,8 +156,10 @@ def from_status(
     if kind is InvalidInput:
         return InvalidInput(details, code)
     answer = kind(f"{target}: {details}", code)
-    if isinstance(answer, ServerBusy):
+    if isinstance(answer, (ServerBusy, ServerUnavailable)):
         answer.retry_delay = retry_delay
+        # The server sends a delay only with what it has not begun.
+        answer.was_refused = retry_delay is not None or bool(_NOT_SENT.search(details))
     return answer
 
 
@@ -159,4 +173,9 @@ def from_request_error(error: pb.RequestError, target: str, timeout: float) -> L
 def _retry_delay(error: grpc.RpcError) -> float | None:
     metadata: Any = error.trailing_metadata() or ()  # pairs, whatever its stubs say
     pushback = dict(metadata).get("grpc-retry-pushback-ms")
-    return None if pushback is None else int(pushback) / 1000
+    if pushback is None:
+        return None
+    try:
+        return int(pushback) / 1000
+    except ValueError:  # which means the same to gRPC: no other try is wanted
+        return -1.0

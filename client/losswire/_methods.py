@@ -45,6 +45,7 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
         token: sent as a bearer token with each call.
         tls: True for the system's certificate authorities, a file of others (PEM), or gRPC's
             channel credentials. Default: no TLS.
+        retries: whether calls that are refused or cut off are made again within their timeout.
 
     Raises:
         InvalidInput: an argument outside what is allowed.
@@ -302,4 +303,4 @@ class LossMethods(CrossEntropyMethods[LossT], Generic[LossT, InfoT, ArrayT]):
         Returns:
             A `ServerInfo`; a coroutine of one with `AsyncClient`.
         """
-        return cast("InfoT", self._call(server_info, timeout))
+        return cast("InfoT", self._call(partial(self._paths.retries.of, server_info), timeout))

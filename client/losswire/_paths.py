@@ -11,6 +11,7 @@ from losswire._errors import InvalidInput, ServerBusy
 from losswire._inline import inline, joined
 from losswire._replies import ReplyReader
 from losswire._results import loss_result
+from losswire._retries import CannotRepeat, Retries
 from losswire._shared import CannotShare, SharedMemory
 from losswire._stream import stream
 
@@ -33,9 +34,14 @@ not slower at any of these sizes."""
 
 
 class Paths:
-    """The ways to the server that a client may take."""
+    """The ways to the server that a client may take, and whether any is taken again.
 
-    def __init__(self, transport: Transport) -> None:
+    Attributes:
+        shared: the memory that the client shares.
+        retries: of its calls.
+    """
+
+    def __init__(self, transport: Transport, *, retries: bool = True) -> None:
         if transport not in {"auto", "inline", "stream", "shared"}:
             raise InvalidInput(
                 "transport: expected one of 'auto', 'inline', 'stream', 'shared',"
@@ -43,16 +49,17 @@ class Paths:
             )
         self._transport = transport
         self.shared = SharedMemory()
+        self.retries = Retries(are_wanted=retries)
         self._has_many = True
         self._replies = ReplyReader()
 
     def compute(self, asked: Asked) -> Plan[LossResult]:
         """One loss and what was asked for with it."""
-        return loss_result((yield from self._take(asked)))
+        return loss_result((yield from self.retries.of(lambda: self._take(asked))))
 
     def transform(self, asked: Asked) -> Plan[Array]:
         """The output of what is no loss."""
-        return (yield from self._take(asked))["output"]
+        return (yield from self.retries.of(lambda: self._take(asked)))["output"]
 
     def _take(self, asked: Asked) -> Plan[Outputs]:
         match self._transport:
@@ -79,8 +86,10 @@ class Paths:
         try:
             return (yield from self.shared.compute(asked))
         except CannotShare as error:
-            kind = ServerBusy if error.is_passing else InvalidInput
-            raise kind(f"transport: 'shared' cannot be used: {error}") from error
+            text = f"transport: 'shared' cannot be used: {error}"
+            if error.is_passing:  # nobody knows when; it was tried again before
+                raise CannotRepeat(ServerBusy(text)) from error
+            raise InvalidInput(text) from error
 
     def _large(self, asked: Asked) -> Plan[Outputs]:
         try:

@@ -1,8 +1,9 @@
 """The path of large tensors on the same host: the server reads and writes the client's memory.
 
-Only handles travel. Arrays that already lie in a region (`client.empty`) are not copied at all;
-others are copied into one, where their gradient then takes their place, and the caller gets the
-array in the region itself.
+Only handles travel, and all to one server: where there are several, each knows its own regions.
+Arrays that already lie in a region (`client.empty`) are not copied at all; others are copied into
+one, where their gradient then takes their place, and the caller gets the array in the region
+itself.
 """
 
 from __future__ import annotations
@@ -17,10 +18,18 @@ import numpy as np
 
 from losswire import _regions
 from losswire._calls import Plan, Unary
-from losswire._errors import InvalidInput, LosswireError, PermissionDenied, ServerBusy, ServerError
+from losswire._errors import (
+    InvalidInput,
+    LosswireError,
+    PermissionDenied,
+    ServerBusy,
+    ServerError,
+    ServerUnavailable,
+)
 from losswire._handover import Handover
 from losswire._regions import Region, Regions
 from losswire._replies import parse
+from losswire._retries import CannotRepeat
 from losswire._stream import is_blockwise
 from losswire_proto import dtypes, tensors, wire
 from losswire_proto.rules import Spec
@@ -89,11 +98,18 @@ class SharedMemory:
 
         Raises:
             CannotShare: they cannot be.
+            CannotRepeat: the call failed when its logits may have been overwritten.
         """
         yield from self._ask_server()
         placed = _Placed(asked, self.regions, self._limit)
         try:
             reply = yield from self._send(placed)
+        except (ServerBusy, ServerUnavailable) as error:
+            if not error.was_refused:
+                placed.spoil()
+                if placed.is_in_place:
+                    raise CannotRepeat(error) from error.__cause__
+            raise
         except BaseException:
             # The server may still be at it, and write what nobody waits for.
             placed.spoil()
@@ -104,7 +120,8 @@ class SharedMemory:
     def _ask_server(self) -> Plan[None]:
         """Finds out once whether the server is on this host and shares memory."""
         if not self._is_asked and self._obstacle is None:
-            reply = yield Unary("GetServerInfo", pb.GetServerInfoRequest().SerializeToString())
+            payload = pb.GetServerInfoRequest().SerializeToString()
+            reply = yield Unary("GetServerInfo", payload, is_pinned=True)
             info = pb.GetServerInfoResponse.FromString(reply)
             self._limit = info.limits.max_region_bytes
             if not self._limit:
@@ -121,7 +138,7 @@ class SharedMemory:
         for _ in range(_TRIES):
             yield from self._announce(placed)
             try:
-                reply: bytes = yield Unary("Compute", placed.request_bytes())
+                reply: bytes = yield Unary("Compute", placed.request_bytes(), is_pinned=True)
             except ServerError as error:
                 if error.code is not grpc.StatusCode.NOT_FOUND:
                     raise
@@ -144,7 +161,7 @@ class SharedMemory:
                         f"the server takes no memory: {error}", is_passing=True
                     ) from error
                 try:
-                    reply = yield Unary("OpenRegion", message)
+                    reply = yield Unary("OpenRegion", message, is_pinned=True)
                 except ServerBusy as error:
                     raise CannotShare(str(error), is_passing=True) from error
                 except (PermissionDenied, InvalidInput, ServerError) as error:
@@ -158,7 +175,7 @@ class SharedMemory:
         """Tells the server of regions that are not kept."""
         for region_id in self.regions.closing():
             try:
-                yield Unary("CloseRegion", closing(region_id))
+                yield Unary("CloseRegion", closing(region_id), is_pinned=True)
             except LosswireError:
                 continue  # it lets them go by itself, in time
 
@@ -234,6 +251,12 @@ class _Placed:
         dtype = dtypes.compute_dtype(logits.dtype)
         if asked.reading != "none" and asked.rows * dtype.itemsize >= INLINE_BYTES:
             self._results["per_example"] = self._fresh(asked.example_shape, dtype)
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the server writes over the caller's own logits."""
+        overwritten = self._asked.overwritten
+        return overwritten is not None and self._results["grad_logits"] is overwritten
 
     def request_bytes(self) -> bytes:
         """The `ComputeRequest`, once all regions have been announced."""

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from losswire._calls import Plan, Streamed
-from losswire._errors import InvalidInput
+from losswire._errors import InvalidInput, ServerBusy, ServerUnavailable
 from losswire._inline import LARGEST_MESSAGE
+from losswire._retries import CannotRepeat
 from losswire._rows import read_rows, row_view, write_rows
 from losswire_proto import codec, dtypes, tensors, wire
 from losswire_proto.rules import InvalidField, Spec
@@ -42,9 +43,18 @@ _BLOCK: Final = 2
 
 
 def stream(asked: Asked) -> Plan[Outputs]:
-    """Asks for one loss with the logits in blocks of rows."""
+    """Asks for one loss with the logits in blocks of rows.
+
+    Raises:
+        CannotRepeat: cut off when rows of the logits had been overwritten.
+    """
     taker = _Taker(asked)
-    yield Streamed("ComputeStream", _messages(asked), taker.take)
+    try:
+        yield Streamed("ComputeStream", _messages(asked), taker.take)
+    except (ServerBusy, ServerUnavailable) as error:
+        if taker.has_overwritten:
+            raise CannotRepeat(error) from error.__cause__
+        raise
     return taker.outputs()
 
 
@@ -129,6 +139,11 @@ class _Taker:
     def _add(self, name: str, array: Array, axis: int | None) -> None:
         self._outputs[name] = array
         self._views[name] = row_view(array, axis)
+
+    @property
+    def has_overwritten(self) -> bool:
+        """Whether gradients lie where the caller's logits were."""
+        return self._asked.overwritten is not None and self._rows > 0
 
     def take(self, payload: bytes) -> None:
         """Takes one message of the server.

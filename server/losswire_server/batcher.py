@@ -1,7 +1,8 @@
 """The batcher: requests that can be computed together, are.
 
-In: admitted requests, each with the time its answer is due. Out: their results. What was
-cancelled or came too late is dropped before any computing.
+In: admitted requests, each with its client and the time its answer is due. Out: their results. What
+was cancelled or came too late is dropped before any computing. Clients that wait take turns by
+bytes (`turns`), both for which batch leaves next and for who has a place in it.
 
 Requests with equal `batch_key` wait in one group. A batch leaves when the engine is idle, when it
 is full, when it is so large that company gains nothing, or when its first request has waited
@@ -15,6 +16,7 @@ larger batches runs on threads, `SLOTS` of them at a time.
 from __future__ import annotations
 
 import asyncio
+from bisect import insort
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,8 +26,11 @@ import structlog
 
 from losswire_server.company import Company
 from losswire_server.errors import Expired
+from losswire_server.turns import Turns
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from losswire_server.engine.protocol import Engine
     from losswire_server.requests import BatchKey, LossRequest, LossResult
 
@@ -57,6 +62,7 @@ class Waiting:
     answer: Answer
     arrival: float
     deadline: float | None
+    turn: int = 0
 
     def is_wanted(self, now: float) -> bool:
         """Whether anyone still waits; one that is too late gets its error here."""
@@ -82,7 +88,7 @@ class BatchLimits:
 
 
 class _Group:
-    """Requests of one batch key, in order of arrival, and what they add up to."""
+    """Requests of one batch key, in order of their turns, and what they add up to."""
 
     def __init__(self) -> None:
         self._queue: deque[Waiting] = deque()
@@ -94,11 +100,20 @@ class _Group:
 
     @property
     def first_arrival(self) -> float:
-        """When the request that has waited longest arrived."""
+        """When the request that is next arrived."""
         return self._queue[0].arrival
 
-    def append(self, waiting: Waiting) -> None:
-        self._queue.append(waiting)
+    @property
+    def turn(self) -> int:
+        """Of the request that is next."""
+        return self._queue[0].turn
+
+    def add(self, waiting: Waiting) -> None:
+        queue = self._queue
+        if not queue or queue[-1].turn <= waiting.turn:
+            queue.append(waiting)
+        else:
+            insort(queue, waiting, key=_turn_of)
         form = waiting.request.form
         self.rows += form.rows
         self.nbytes += form.nbytes
@@ -129,6 +144,10 @@ class _Group:
         return batch
 
 
+def _turn_of(waiting: Waiting) -> int:
+    return waiting.turn
+
+
 class Batcher:
     """Groups requests and hands them to `engine`, within `limits`."""
 
@@ -141,38 +160,45 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         self._is_dispatch_due = False
         self._company = Company()
+        self._turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._log = structlog.get_logger()
 
-    async def submit(self, request: LossRequest, deadline: float | None = None) -> LossResult:
+    async def submit(
+        self, request: LossRequest, deadline: float | None = None, client: Hashable = None
+    ) -> LossResult:
         """The result of one request; cancelling this takes the request back.
 
         Args:
             request: validated and admitted.
             deadline: the event loop's time after which the answer is of no use; None for never.
+            client: whose it is; clients take turns.
 
         Raises:
             Expired: the deadline passed while the request waited.
         """
         answer: asyncio.Future[LossResult] = asyncio.get_running_loop().create_future()
-        waiting = self.enqueue(request, deadline, answer)
+        waiting = self.enqueue(request, deadline, answer, client)
         try:
             return await answer
         except asyncio.CancelledError:
             self.take_back(waiting)
             raise
 
-    def enqueue(self, request: LossRequest, deadline: float | None, answer: Answer) -> Waiting:
+    def enqueue(
+        self, request: LossRequest, deadline: float | None, answer: Answer, client: Hashable = None
+    ) -> Waiting:
         """The same for callers that do not wait: the outcome goes to `answer`."""
         loop = self._loop
         if loop is None:  # asked for once: it costs a system call
             loop = self._loop = asyncio.get_running_loop()
-        waiting = Waiting(request, answer, loop.time(), deadline)
+        turn = self._turns.give(client, request.form.nbytes)
+        waiting = Waiting(request, answer, loop.time(), deadline, turn)
         key = request.batch_key
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = _Group()
-        group.append(waiting)
+        group.add(waiting)
         if not self._is_dispatch_due:
             # Not now: what else has arrived is handed in first, and shares the batch.
             self._is_dispatch_due = True
@@ -237,9 +263,13 @@ class Batcher:
     def _take(self, key: BatchKey, now: float) -> list[Waiting]:
         """The next batch of a group; a group that is empty then goes."""
         group = self._groups[key]
+        turn, nbytes = group.turn, group.nbytes
         batch = group.take(self._limits, now)
+        self._turns.reach(turn, nbytes - group.nbytes)
         if not group:
             del self._groups[key]
+            if not self._groups:
+                self._turns.clear()
         return batch
 
     def _finished(self, task: asyncio.Task[None]) -> None:
@@ -247,10 +277,10 @@ class Batcher:
         self._dispatch()
 
     def _next_key(self, now: float) -> BatchKey | None:
-        """The group that has waited longest among those whose batch may leave for a thread."""
+        """The group whose turn is next among those whose batch may leave for a thread."""
         quick = self._quick_groups()
         ready = (
-            (group.first_arrival, key)
+            (group.turn, group.first_arrival, key)
             for key, group in self._groups.items()
             if key not in quick
             and (
@@ -260,7 +290,7 @@ class Batcher:
                 or not self._limits.hold(group.rows, group.nbytes)
             )
         )
-        return min(ready, key=lambda pair: pair[0], default=(0.0, None))[1]
+        return min(ready, key=lambda each: each[:2], default=(0, 0.0, None))[2]
 
     def _due(self, group: _Group) -> float:
         return group.first_arrival + self._limits.wait_us / 1e6

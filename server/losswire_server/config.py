@@ -105,6 +105,19 @@ class ServerSettings(BaseSettings):
     queue_bytes: Annotated[
         int, Field(ge=4096, description="tensor bytes admitted and not yet answered")
     ] = 2048 * MIB
+    queue_requests: Annotated[
+        int, Field(ge=1, description="requests admitted and not yet answered")
+    ] = 1 << 16
+    max_streams: Annotated[
+        int, Field(ge=1, description="ComputeStream and ComputeMany calls at the same time")
+    ] = 1024
+    client_share: Annotated[
+        float,
+        Field(gt=0, le=1, description="part of queue and streams that one client may have"),
+    ] = 0.5
+    max_metadata_bytes: Annotated[
+        int, Field(ge=1024, le=MIB, description="largest headers of a call")
+    ] = 16 << 10
     stream_bytes: Annotated[
         int, Field(ge=4096, description="bytes of streamed blocks in flight, over all streams")
     ] = 256 * MIB

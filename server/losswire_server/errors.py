@@ -31,6 +31,7 @@ class RequestFailed(Exception):  # noqa: N818 -- the tree reads as what happened
     """A request that gets an error instead of a result. Raised only as one of its children."""
 
     status: ClassVar[grpc.StatusCode]
+    retry_delay_ms: int | None = None
 
 
 class InvalidRequest(RequestFailed):
@@ -61,20 +62,25 @@ class Overloaded(RequestFailed):
     """There is no room for the request now.
 
     Attributes:
-        retry_delay_ms: when another try is worth it, in milliseconds.
+        retry_delay_ms: when another try is worth it, in milliseconds; None where results may have
+            been written over the inputs before. A client takes a delay for "nothing was begun".
     """
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    def __init__(self, message: str, retry_delay_ms: int) -> None:
+    def __init__(self, message: str, retry_delay_ms: int | None) -> None:
         super().__init__(message)
         self.retry_delay_ms = retry_delay_ms
 
 
 class Draining(RequestFailed):
-    """The server is about to stop and takes no new calls."""
+    """The server is about to stop and takes no new calls.
+
+    It has a delay, too, since nothing was begun: another server, or this one's successor, may do.
+    """
 
     status = grpc.StatusCode.UNAVAILABLE
+    retry_delay_ms = 50
 
 
 class DeviceFailed(RequestFailed):

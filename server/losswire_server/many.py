@@ -17,12 +17,12 @@ from google.protobuf.message import DecodeError
 from losswire_proto import many
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server import incidents, replies
-from losswire_server.errors import Draining, InvalidRequest, Overloaded, RequestFailed
+from losswire_server.errors import Draining, InvalidRequest, RequestFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from losswire_server.admission import Admission
+    from losswire_server.admission import Account, Admission
     from losswire_server.batcher import Batcher, Waiting
     from losswire_server.reading import RequestReader
     from losswire_server.regions import Regions
@@ -86,6 +86,7 @@ class ManyRun:
         admission: says whether there is room for each.
         deadline: of the call, in the event loop's time; None for none.
         regions: memory that clients share; None for none.
+        account: of the client; None for nobody's.
     """
 
     def __init__(
@@ -95,7 +96,9 @@ class ManyRun:
         admission: Admission,
         deadline: float | None,
         regions: Regions | None = None,
+        account: Account | None = None,
     ) -> None:
+        self._account = admission.account() if account is None else account
         self._regions = regions
         self._reader = reader
         self._batcher = batcher
@@ -198,10 +201,10 @@ class ManyRun:
             own = now + message.timeout_ms / 1000
             deadline = own if deadline is None else min(own, deadline)
         request = self._reader.read(message.request.SerializeToString(), self._regions)
-        pending.give_back = self._admission.take(request.held_bytes)
+        pending.give_back = self._account.take(request.held_bytes)
         pending.nbytes = request.held_bytes
         self._held_bytes += pending.nbytes
-        pending.waiting = self._batcher.enqueue(request, deadline, pending)
+        pending.waiting = self._batcher.enqueue(request, deadline, pending, self._account.key)
 
     def _next_reply(self) -> tuple[list[_Pending], bytes]:
         """As many answers as one message takes, and the message."""
@@ -236,7 +239,7 @@ class ManyRun:
 
 def _request_error(error: Exception) -> pb.RequestError:
     if isinstance(error, RequestFailed):
-        delay = error.retry_delay_ms if isinstance(error, Overloaded) else None
-        return pb.RequestError(code=error.status.value[0], message=str(error), retry_delay_ms=delay)
+        code, delay = error.status.value[0], error.retry_delay_ms
+        return pb.RequestError(code=code, message=str(error), retry_delay_ms=delay)
     message = incidents.report(error)
     return pb.RequestError(code=grpc.StatusCode.INTERNAL.value[0], message=message)

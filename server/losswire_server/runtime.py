@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Final
 import grpc
 import numpy as np
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from losswire_proto import __version__, dtypes, rules
+from losswire_proto import __version__, connections, dtypes, rules
 from losswire_proto.losses import LOSSES, LossCall
 from losswire_proto.v1 import loss_service_pb2 as pb
-from losswire_server.admission import Admission, Window
+from losswire_server.admission import Admission, Room, Window
 from losswire_server.batcher import Batcher, BatchLimits
 from losswire_server.certificates import server_credentials
 from losswire_server.engine.selection import EngineSettings, choose_engine
 from losswire_server.errors import ServingFailed
 from losswire_server.handover import Handover
+from losswire_server.health import Health
 from losswire_server.listening import bind, check_exposure
 from losswire_server.regions import Regions
 from losswire_server.requests import LossRequest
@@ -45,6 +46,8 @@ _FRAME_BYTES: Final = 4 << 20
 
 _UNCOMPRESSED: Final = 1
 """The bit of gRPC's identity: a call that compresses is refused before anything is inflated."""
+
+_HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 _FLUSH_SECONDS: Final = 5.0
 """The longest that the last replies may take to leave, once all calls are over."""
@@ -76,7 +79,7 @@ async def serve(
     )
     warm_up(engine)
     limits = BatchLimits(settings.max_batch_rows, settings.max_batch_bytes, settings.max_wait_us)
-    batcher, admission = Batcher(engine, limits), Admission(settings.queue_bytes)
+    batcher, admission = Batcher(engine, limits), Admission(_room(settings))
     regions = Regions(settings.max_region_bytes, engine.registrar)
     window = Window(settings.stream_bytes)
     handover = None
@@ -84,19 +87,20 @@ async def serve(
         handover = Handover(settings.shared_directory, regions.forget)
     info = _info(settings, engine, handover)
     service = LossService(batcher, admission, window, regions, info, handover)
-    checks = health.aio.HealthServicer()
-    server = _grpc_server(settings, gates, service, checks)
+    health = Health(SERVICE)
+    server = _grpc_server(settings, gates, service, health)
     target = bind(server, settings, credentials)
     await server.start()
-    await _set_health(checks, health_pb2.HealthCheckResponse.SERVING)
+    health.tell(is_serving=True)
     log.info("serving", target=target, pid=os.getpid(), version=__version__)
     on_ready(target)
 
     await stop.wait()
     log.info("draining", seconds=settings.drain_seconds, held_bytes=admission.held_bytes)
-    await _set_health(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
+    health.tell(is_serving=False)
     # Not by gRPC's own grace: it ends calls that arrive just then with CANCELLED.
     is_drained = await admission.drain(settings.drain_seconds)
+    health.end()
     # What was answered may still be on its way to the socket: that is let out before the end.
     await server.stop(grace=_FLUSH_SECONDS if is_drained else None)
     await batcher.close()
@@ -128,6 +132,12 @@ class _Loss:
         self._stop.set()
 
 
+def _room(settings: ServerSettings) -> Room:
+    return Room(
+        settings.queue_bytes, settings.queue_requests, settings.max_streams, settings.client_share
+    )
+
+
 def _engine_settings(settings: ServerSettings) -> EngineSettings:
     return EngineSettings(
         settings.engine,
@@ -155,10 +165,7 @@ def warm_up(engine: Engine) -> None:
 
 
 def _grpc_server(
-    settings: ServerSettings,
-    gates: list[TokenGate],
-    service: LossService,
-    checks: health.aio.HealthServicer,
+    settings: ServerSettings, gates: list[TokenGate], service: LossService, health: Health
 ) -> grpc.aio.Server:
     server = grpc.aio.server(
         interceptors=gates,
@@ -168,22 +175,23 @@ def _grpc_server(
             ("grpc.http2.max_frame_size", _FRAME_BYTES),
             ("grpc.experimental.tcp_max_read_chunk_size", _FRAME_BYTES),
             ("grpc.http2.lookahead_bytes", 2 * _FRAME_BYTES),
+            ("grpc.http2.min_ping_interval_without_data_ms", connections.SHORTEST_PING_MS),
+            ("grpc.keepalive_time_ms", connections.SERVER_PING_MS),
+            ("grpc.keepalive_timeout_ms", connections.PING_TIMEOUT_MS),
+            # The first is where gRPC begins to refuse some; what is refused depends on nothing so.
+            ("grpc.max_metadata_size", settings.max_metadata_bytes),
+            ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
             # Two servers on one port would share its connections unnoticed.
             ("grpc.so_reuseport", 0),
             ("grpc.compression_enabled_algorithms_bitset", _UNCOMPRESSED),
         ],
     )
     server.add_generic_rpc_handlers((service.handlers(),))
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if settings.reflection:
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (SERVICE, _HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
     return server
-
-
-async def _set_health(checks: health.aio.HealthServicer, status: int) -> None:
-    for name in ("", SERVICE):
-        await checks.set(name, status)
 
 
 def _info(

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server import incidents, replies, validation
-from losswire_server.errors import InvalidRequest, Overloaded, RequestFailed, Unsupported
+from losswire_server.errors import InvalidRequest, RequestFailed, Unsupported
 from losswire_server.many import ManyRun
 from losswire_server.reading import RequestReader
 from losswire_server.streaming import StreamRun
@@ -84,8 +84,9 @@ class LossService:
 
     async def _compute(self, payload: bytes, context: Context) -> bytes:
         request = self.reader.read(payload, self.regions)
-        _at_end(context, self.admission.take(request.held_bytes))
-        result = await self.batcher.submit(request, _deadline(context))
+        client = client_of(context)
+        _at_end(context, self.admission.account(client).take(request.held_bytes))
+        result = await self.batcher.submit(request, _deadline(context), client)
         return replies.encode_compute(request, result)
 
     async def _open_region(self, payload: bytes, context: Context) -> bytes:
@@ -108,22 +109,27 @@ class LossService:
     async def _compute_stream(
         self, messages: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
+        account = self.admission.account(client_of(context))
+        _at_end(context, account.open_stream())
         try:
             first = await anext(messages)
         except StopAsyncIteration:
             raise InvalidRequest("start: expected first, received nothing") from None
         start = validation.parse_start(first)
-        _at_end(context, self.admission.take(start.held_bytes))
+        _at_end(context, account.take(start.held_bytes))
         stream = await asyncio.to_thread(Stream, start)
-        run = StreamRun(stream, self.batcher, self.window, _deadline(context))
+        run = StreamRun(stream, self.batcher, self.window, _deadline(context), account.key)
         async for reply in run.replies(messages):
             yield reply
 
     async def _compute_many(
         self, messages: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
-        deadline = _deadline(context)
-        run = ManyRun(self.reader, self.batcher, self.admission, deadline, self.regions)
+        deadline, account = _deadline(context), self.admission.account(client_of(context))
+        _at_end(context, account.open_stream())
+        run = ManyRun(
+            self.reader, self.batcher, self.admission, deadline, self.regions, account=account
+        )
         async for reply in run.replies(messages):
             yield reply
 
@@ -161,6 +167,11 @@ class LossService:
         return guarded
 
 
+def client_of(context: Context) -> str:
+    """Who calls: one connection, or all that come by one Unix socket."""
+    return context.peer()
+
+
 def _deadline(context: Context) -> float | None:
     """When the answer is of no use, in the event loop's time; None for never."""
     remaining = context.time_remaining()
@@ -180,13 +191,13 @@ def _at_end(context: Context, action: Callable[[], None]) -> None:
 async def _abort(context: Context, error: RequestFailed) -> None:
     """Ends the call with the error's status; with a retry delay where it has one."""
     metadata: list[tuple[str, str | bytes]] = []
-    if isinstance(error, Overloaded):
+    if error.retry_delay_ms is not None:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(error.retry_delay_ms)
         detail = any_pb2.Any()
         detail.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
         status = status_pb2.Status(
-            code=code_pb2.RESOURCE_EXHAUSTED, message=str(error), details=[detail]
+            code=error.status.value[0], message=str(error)[:_LONGEST_MESSAGE], details=[detail]
         )
         metadata.extend(rpc_status.to_status(status).trailing_metadata)
         metadata.append(("grpc-retry-pushback-ms", str(error.retry_delay_ms)))

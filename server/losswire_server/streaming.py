@@ -15,7 +15,7 @@ from losswire_server import replies, validation
 from losswire_server.admission import Share
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Hashable
 
     from losswire_server.admission import Window
     from losswire_server.batcher import Batcher
@@ -44,11 +44,18 @@ class StreamRun:
         batcher: computes the blocks.
         window: has room for them.
         deadline: the event loop's time after which they are of no use; None for never.
+        client: whose they are; clients take turns.
     """
 
     def __init__(
-        self, stream: Stream, batcher: Batcher, window: Window, deadline: float | None
+        self,
+        stream: Stream,
+        batcher: Batcher,
+        window: Window,
+        deadline: float | None,
+        client: Hashable = None,
     ) -> None:
+        self._client = client
         self._stream = stream
         self._batcher = batcher
         self._share = Share(window)
@@ -91,7 +98,8 @@ class StreamRun:
                     give_back()
                     raise
                 request = replace(request, destinations=room)
-                result = asyncio.create_task(self._batcher.submit(request, self._deadline))
+                waiting = self._batcher.submit(request, self._deadline, self._client)
+                result = asyncio.create_task(waiting)
                 self._blocks.put_nowait(_InFlight(request, reply, result, give_back))
                 await self._room.acquire()
         finally:

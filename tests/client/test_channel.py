@@ -1,8 +1,14 @@
-"""How a client is let in: tokens and authorities that cannot be, before anything is sent."""
+"""How a client connects and is let in: targets, pings, tokens and authorities."""
+
+import json
 
 import pytest
 
 import losswire
+from losswire import _channel
+from losswire_proto import connections
+from losswire_server import runtime
+from losswire_server.config import load_settings
 
 NOBODY = "127.0.0.1:1"
 
@@ -29,3 +35,59 @@ def test_authorities_that_are_none(tmp_path):
     path.write_text("no certificate", encoding="ascii")
     with pytest.raises(losswire.InvalidInput, match=r"^tls: .*notes\.txt"):
         losswire.Client(NOBODY, tls=path)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The options of each channel that is made."""
+    options = []
+    make = _channel.grpc.insecure_channel
+
+    def channel(target, given):
+        options.append(dict(given))
+        return make(target, given)
+
+    monkeypatch.setattr(_channel.grpc, "insecure_channel", channel)
+    return options
+
+
+@pytest.mark.parametrize(
+    "target", ["dns:///name:1", "ipv4:127.0.0.1:1,127.0.0.2:2", "ipv6:[::1]:1"]
+)
+def test_several_servers_take_calls_in_turn(made, target):
+    """Names and lists are balanced by round robin and health; shared memory stays with one."""
+    losswire.Client(target).close()
+    spread, pinned = made
+    config = json.loads(spread["grpc.service_config"])
+    assert config["loadBalancingConfig"] == [{"round_robin": {}}]
+    assert config["healthCheckConfig"] == {"serviceName": "losswire.v1.LossService"}
+    assert "grpc.service_config" not in pinned
+
+
+@pytest.mark.parametrize("target", ["localhost:1", "unix:/tmp/x", "127.0.0.1:1"])
+def test_one_server_has_one_channel(made, target):
+    """A single address has one connection, for everything."""
+    losswire.Client(target).close()
+    assert len(made) == 1
+    assert "grpc.service_config" not in made[0]
+
+
+def test_pings_are_permitted(made, monkeypatch):
+    """A client pings no more often than a server permits; both notice that the other is gone."""
+    losswire.Client("localhost:1").close()
+    taken = {}
+
+    def server(options):
+        taken.update(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(runtime.grpc.aio, "server", server)
+    with pytest.raises(InterruptedError):
+        runtime._grpc_server(load_settings(), [], None, None)
+    permitted = taken["grpc.http2.min_ping_interval_without_data_ms"]
+    # One late and the next in time would look like two in quick succession.
+    assert made[0]["grpc.keepalive_time_ms"] >= 2 * permitted
+    assert made[0]["grpc.http2.max_pings_without_data"] == 0
+    for options in (made[0], taken):
+        assert options["grpc.keepalive_timeout_ms"] == connections.PING_TIMEOUT_MS
+    assert taken["grpc.keepalive_time_ms"] < 300_000

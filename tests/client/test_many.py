@@ -265,7 +265,7 @@ def test_calls_that_are_pending_together_share_messages(fake):
 )
 def test_errors_of_single_requests(fake, code, kind, words):
     """Each is the error that the same status of a unary call would be; the stream goes on."""
-    with losswire.Client(fake.target) as client:
+    with losswire.Client(fake.target, retries=False) as client:
         for _ in range(2):
             outcomes = started(client)
             (request,) = fake.requests(1)
@@ -282,7 +282,7 @@ def test_errors_of_single_requests(fake, code, kind, words):
 
 def test_a_status_of_the_stream_fails_what_is_on_it(fake):
     """All calls in flight get it; the next call opens another stream."""
-    with losswire.Client(fake.target) as client:
+    with losswire.Client(fake.target, retries=False) as client:
         for count in (1, 3):
             outcomes = started(client, count)
             fake.requests(count)
@@ -294,7 +294,7 @@ def test_a_status_of_the_stream_fails_what_is_on_it(fake):
 
 def test_a_stream_that_ends_without_an_answer(fake):
     """A server that ends the stream and says nothing was unavailable."""
-    with losswire.Client(fake.target) as client:
+    with losswire.Client(fake.target, retries=False) as client:
         outcomes = started(client)
         fake.requests(1)
         fake.replies.put(None)
@@ -430,10 +430,10 @@ def test_the_token_is_sent(fake):
 
 
 def test_a_killed_server_and_its_successor(tmp_path):
-    """Every call in flight gets ServerUnavailable; a new server at the same place is found."""
+    """Without retries every call in flight fails; a new server at the same place is found."""
     path = tmp_path / "losswire.sock"
     with LocalServer(engine="numpy", unix_socket=path) as first:
-        client = losswire.Client(first.target)
+        client = losswire.Client(first.target, retries=False)
         expected = client.softmax_cross_entropy(LOGITS, IDS)
         os.kill(first.pid, signal.SIGSTOP)  # so that the calls are surely in flight
         outcomes = started(client, 8)

@@ -272,3 +272,13 @@ async def test_a_fault_of_a_quick_batch_stays_with_its_request(batcher, engine):
     with pytest.raises(RuntimeError, match="a fault of the engine"):
         await bad
     assert engine.batches == [[2, 3], [2], [3]]
+
+
+@scenario()
+async def test_turns_are_forgotten_when_nobody_waits(batcher, engine):
+    """Once the queue is empty, what a client has had before does not count."""
+    (task,) = await submitted(batcher, 5, client="a")
+    await engine.entered()
+    assert not batcher._turns._next
+    engine.release()
+    await task

@@ -11,7 +11,7 @@ from losswire_proto.losses import LossCall
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_proto.wire import encode_call
 from losswire_server import many
-from losswire_server.admission import Admission
+from losswire_server.admission import Admission, Room
 from losswire_server.batcher import Batcher, BatchLimits
 from losswire_server.errors import Draining, InvalidRequest
 from losswire_server.many import ManyRun
@@ -46,7 +46,7 @@ class Call:
     def __init__(self, engine, deadline=None, queue_bytes=1 << 20):
         self.engine = engine
         self.batcher = Batcher(engine, LIMITS)
-        self.admission = Admission(queue_bytes)
+        self.admission = Admission(Room(queue_bytes))
         self._sent = asyncio.Queue()
         self._read = asyncio.Semaphore(0)
         self.taken_messages = 0

@@ -125,7 +125,7 @@ def test_a_server_that_is_killed(tmp_path):
     """The call fails, inputs stay as they were, and another server on the address is used."""
     logits, ids, _ = large(np.float32)
     path = tmp_path / "losswire.sock"
-    with losswire.Client(f"unix:{path}", transport="shared", timeout=60.0) as client:
+    with losswire.Client(f"unix:{path}", transport="shared", retries=False, timeout=60.0) as client:
         array = laid_out(client, logits, "region")
         with LocalServer(engine="numpy", unix_socket=path) as server:
             expected = bits(client.softmax_cross_entropy(array, ids))

@@ -77,7 +77,7 @@ def test_a_full_queue_is_refused_with_a_delay():
         LocalServer(
             engine="numpy", threads=1, queue_bytes=600 * 1024, max_message_bytes=600 * 1024
         ) as server,
-        losswire.Client(server.target, transport="inline") as client,
+        losswire.Client(server.target, transport="inline", retries=False) as client,
     ):
 
         def hammer():
@@ -128,7 +128,7 @@ def test_sigterm_drains():
     outcomes, started = [], threading.Event()
 
     def call_until_refused():
-        with losswire.Client(target) as client:
+        with losswire.Client(target, retries=False) as client:
             while True:
                 try:
                     outcomes.append(client.softmax_cross_entropy(logits, labels))

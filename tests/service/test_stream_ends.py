@@ -208,11 +208,13 @@ def test_a_killed_server_is_unavailable(monkeypatch, kind):
         interrupted(monkeypatch, lambda: os.kill(server.pid, signal.SIGKILL))
 
         async def play():
-            async with losswire.AsyncClient(server.target, transport="stream") as client:
+            async with losswire.AsyncClient(
+                server.target, transport="stream", retries=False
+            ) as client:
                 await client.softmax_cross_entropy(LOGITS, LABELS)
 
         def call():
-            with losswire.Client(server.target, transport="stream") as client:
+            with losswire.Client(server.target, transport="stream", retries=False) as client:
                 client.softmax_cross_entropy(LOGITS, LABELS)
 
         with pytest.raises(losswire.ServerUnavailable, match=server.target):
@@ -224,7 +226,7 @@ def test_draining_finishes_a_stream(server, client, monkeypatch):
     expected = client.log_softmax(LOGITS)
     with (
         LocalServer(engine="numpy", drain_seconds=LONG) as stopping,
-        losswire.Client(stopping.target, transport="stream") as connected,
+        losswire.Client(stopping.target, transport="stream", retries=False) as connected,
     ):
 
         def stop():

@@ -72,6 +72,7 @@ def bench(
         "timeout": timeout,
         "token": token,
         "tls": tls,
+        "retries": False,  # what is refused is to be seen
     }
     try:
         if client not in {"sync", "async"}:

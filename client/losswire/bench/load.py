@@ -46,7 +46,7 @@ class Load:
 
     Attributes:
         problems: the calls, equal in shape; each caller makes one of them.
-        connection: keywords of the clients: target, transport, timeout, token, tls.
+        connection: keywords of the clients: target, transport, timeout, token, tls, retries.
         client: which kind of client.
         concurrency: callers, each with one call in flight.
         connections: clients that the callers share.

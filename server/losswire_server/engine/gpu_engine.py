@@ -105,7 +105,9 @@ class GpuEngine:
         try:
             self._pipelines[number].compute(works)
         except DeviceMemoryError as error:
-            raise Overloaded(f"logits: no memory on the GPU: {error}", _RETRY_DELAY_MS) from error
+            is_in_place = any(request.is_in_place for request in requests)
+            delay = None if is_in_place else _RETRY_DELAY_MS
+            raise Overloaded(f"logits: no memory on the GPU: {error}", delay) from error
         except DeviceLost as error:
             raise DeviceFailed(f"the GPU has failed, the server ends: {error}") from error
         finally:

@@ -1,0 +1,21 @@
+"""What both ends of a connection have to agree on.
+
+A client asks an idle connection for a sign of life; a server takes a client that asks more often
+than it permits for an attacker and drops the connection. So the two figures stand side by side.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+CLIENT_PING_MS: Final = 30_000
+"""A client pings where it has heard nothing for so long while calls are open."""
+
+SERVER_PING_MS: Final = 60_000
+"""A server does, so that what it holds for a client that vanished is given back."""
+
+PING_TIMEOUT_MS: Final = 10_000
+"""After a ping without an answer for so long, the connection is taken for dead."""
+
+SHORTEST_PING_MS: Final = 10_000
+"""Pings that come sooner than this after the one before are not permitted."""
