@@ -296,8 +296,9 @@ async def test_what_is_late_after_a_fault_is_not_computed_again(batcher, engine)
     rest = await submitted(batcher, 3)
     engine.release()
     await engine.entered()
-    while loop.time() < deadline:
-        await asyncio.sleep(0)
+    passed = asyncio.Event()
+    loop.call_at(deadline, passed.set)
+    await passed.wait()
     engine.release(3)
     with pytest.raises(Expired):
         await late[0]
