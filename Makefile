@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check proto proto-check bench serve docs gpu-test gpu-bench test-frameworks image wheel-test clean
+.PHONY: demo test check proto proto-check bench serve docs gpu-test gpu-bench test-frameworks image image-test wheel-test clean
 
 demo: $(READY)  ## train a digit classifier, every loss over gRPC
 	$(BIN)/losswire demo --plot build/demo.png
@@ -54,8 +54,16 @@ test-frameworks: $(READY)  ## side by side with PyTorch, optax, TensorFlow and K
 	$(BIN)/pip install --quiet 'torch==2.13.0' jax optax tensorflow-cpu keras
 	$(BIN)/python -m pytest tests/frameworks -rs
 
-image:  ## the container image losswire:cpu
-	docker build --file docker/Dockerfile --target cpu --tag losswire:cpu .
+image:  ## the container image losswire:cpu, by docker or buildah
+	@if docker info >/dev/null 2>&1; then \
+	  docker build --file docker/Dockerfile --target cpu --tag losswire:cpu .; \
+	else \
+	  BUILDAH_ISOLATION=chroot buildah build --format docker --file docker/Dockerfile --target cpu \
+	    --tag losswire:cpu $(IMAGE_BUILD_FLAGS) .; \
+	fi
+
+image-test: $(READY)  ## build it with buildah, start it, have it compute, stop it
+	tests/image/try.sh $(BIN)/python
 
 wheel-test: $(READY)  ## build the wheel and try it in a new environment, outside the checkout
 	rm -rf build/wheel && mkdir -p build/wheel

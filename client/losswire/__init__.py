@@ -9,6 +9,7 @@
 
 from losswire._async_client import AsyncClient
 from losswire._client import Client
+from losswire._default import default_client, set_default_client
 from losswire._errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -36,4 +37,6 @@ __all__ = [
     "ServerUnavailable",
     "Unauthenticated",
     "__version__",
+    "default_client",
+    "set_default_client",
 ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -75,6 +76,7 @@ class Connection:
             self._options = (*_OPTIONS, ("grpc.service_config", _SERVICE_CONFIG))
         self.metadata: tuple[tuple[str, str], ...] = ()
         if token is not None:
+            _check_token(token)
             self.metadata = (("authorization", f"Bearer {token}"),)
         self._credentials = _credentials(tls)
         # One attribute, replaced as a whole: a lock could be held by a thread that a fork left
@@ -117,6 +119,16 @@ def is_spread(target: str) -> bool:
     return target.startswith(_SPREAD)
 
 
+def _check_token(token: str) -> None:
+    """A token travels in a header, which cannot carry everything; it is not told in the message."""
+    is_visible = isinstance(token, str) and all("!" <= character <= "~" for character in token)
+    if not token or not is_visible:
+        raise InvalidInput(
+            "token: expected visible ASCII characters, received something else, such as the end of"
+            " a line"
+        )
+
+
 def _credentials(tls: Tls | None) -> grpc.ChannelCredentials | None:
     if tls is None or tls is False:
         return None
@@ -126,6 +138,8 @@ def _credentials(tls: Tls | None) -> grpc.ChannelCredentials | None:
         return tls
     try:
         authorities = Path(tls).read_bytes()
+        # Here, since gRPC says of a file of nothing that there is no server.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(tls)
     except (OSError, TypeError) as error:
         raise InvalidInput(
             f"tls: expected a readable file of certificate authorities, received {tls} ({error})"

@@ -7,10 +7,12 @@ Out: a frozen `ServerSettings`, or a `StartupError` of one line.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -21,6 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from losswire_server import contradictions
 from losswire_server.errors import StartupError
 
 if TYPE_CHECKING:
@@ -28,12 +31,20 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 
+_PREFIX: Final = "LOSSWIRE_"
+
+_OF_CLIENTS: Final = frozenset({"target", "token"})
+"""Variables that the command's other parts read."""
+
+_ALIKE: Final = 0.68
+"""Names this similar are one name and a slip of the hand."""
+
 
 class ServerSettings(BaseSettings):
     """Flags win over LOSSWIRE_<NAME> variables, these over the TOML file, this over defaults."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LOSSWIRE_",
+        env_prefix=_PREFIX,
         extra="forbid",
         frozen=True,
         cli_prog_name="losswire serve",
@@ -41,6 +52,7 @@ class ServerSettings(BaseSettings):
         cli_implicit_flags=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
+        cli_exit_on_error=False,
     )
 
     config: Annotated[Path | None, Field(description="TOML file with these settings")] = None
@@ -51,6 +63,23 @@ class ServerSettings(BaseSettings):
     unix_socket: Annotated[
         Path | None, Field(description="listen on this Unix socket instead of TCP")
     ] = None
+    unix_socket_mode: Annotated[
+        str, Field(pattern=r"^0?[0-7]{3}$", description="permissions of the socket, in octal")
+    ] = "600"
+    tls_certificate: Annotated[
+        Path | None, Field(description="PEM file: the server's certificate and its chain, for TLS")
+    ] = None
+    tls_key: Annotated[Path | None, Field(description="PEM file: the certificate's key")] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        Field(description="PEM file: authorities, by one of which each client is certified"),
+    ] = None
+    token_file: Annotated[
+        Path | None, Field(description="bearer tokens, one a line, of which each call needs one")
+    ] = None
+    insecure: Annotated[
+        bool, Field(description="allow plain text on addresses that other machines reach")
+    ] = False
     engine: Annotated[
         Literal["auto", "numpy", "cupy"],
         Field(description="what computes; auto takes the GPU where there is one it can use"),
@@ -137,6 +166,11 @@ class ServerSettings(BaseSettings):
         return f"{self.url_host}:{self.port}"
 
     @property
+    def unix_socket_permissions(self) -> int:
+        """The mode of the Unix socket as a number."""
+        return int(self.unix_socket_mode, 8)
+
+    @property
     def url_host(self) -> str:
         """The host as addresses write it: IPv6 in brackets."""
         is_bare_ipv6 = ":" in self.host and not self.host.startswith("[")
@@ -147,9 +181,11 @@ def load_settings(arguments: Sequence[str] = (), **keywords: Any) -> ServerSetti
     """Settings from flags, environment and TOML file, with `keywords` in the place of flags.
 
     Raises:
-        StartupError: a setting that is unknown or outside what is allowed, an unreadable file.
-        SystemExit: `--help`, or flags that cannot be parsed; argparse has said what.
+        StartupError: a setting that is unknown or outside what is allowed, or that contradicts
+            another; an unreadable file.
+        SystemExit: `--help`.
     """
+    _check_variables()
     path = _config_path(arguments, keywords)
     configured = type(
         "ServerSettings",
@@ -161,7 +197,8 @@ def load_settings(arguments: Sequence[str] = (), **keywords: Any) -> ServerSetti
     except ValidationError as error:
         raise StartupError("; ".join(_line(each) for each in error.errors())) from error
     except SettingsError as error:
-        raise StartupError(str(error)) from error
+        raise StartupError(_flag_line(str(error))) from error
+    contradictions.check(settings)
     return settings
 
 
@@ -183,8 +220,34 @@ def _config_path(arguments: Sequence[str], keywords: dict[str, Any]) -> Path | N
     return path
 
 
+def _check_variables() -> None:
+    """Finds mistyped names: a server that misses one would run, perhaps without its tokens.
+
+    What is not alike is someone else's, such as what Kubernetes sets for a service of this name.
+    """
+    for variable in os.environ:
+        name = variable.removeprefix(_PREFIX).lower()
+        is_known = name in ServerSettings.model_fields or name in _OF_CLIENTS
+        if is_known or not variable.startswith(_PREFIX):
+            continue
+        if difflib.get_close_matches(name, ServerSettings.model_fields, cutoff=_ALIKE):
+            raise StartupError(f"{variable}: {_unknown(name).partition(': ')[2]}")
+
+
 def _line(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"]) or "settings"
     if error["type"] == "extra_forbidden":
-        return f"{name}: no such setting; `losswire serve --help` lists them"
+        return _unknown(name)
     return f"{name}: {error['msg']}, received {error['input']!r}"
+
+
+def _flag_line(message: str) -> str:
+    """What argparse says of flags, as a line of ours."""
+    problem = message.removeprefix("error parsing CLI: ")
+    name = re.match(r"unrecognized arguments: --(?:no-)?([^\s=]+)", problem)
+    return _unknown(name[1].replace("-", "_")) if name else problem
+
+
+def _unknown(name: str) -> str:
+    nearest = difflib.get_close_matches(name, ServerSettings.model_fields, n=1, cutoff=0)[0]
+    return f"{name}: no such setting; the nearest is {nearest}, `losswire serve --help` lists all"

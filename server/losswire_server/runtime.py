@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -25,13 +24,16 @@ from losswire_proto.losses import LOSSES, LossCall
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server.admission import Admission, Room, Window
 from losswire_server.batcher import Batcher, BatchLimits
+from losswire_server.certificates import server_credentials
 from losswire_server.engine.selection import EngineSettings, choose_engine
-from losswire_server.errors import ServingFailed, StartupError
+from losswire_server.errors import ServingFailed
 from losswire_server.handover import Handover
 from losswire_server.health import Health
+from losswire_server.listening import bind, check_exposure
 from losswire_server.regions import Regions
 from losswire_server.requests import LossRequest
 from losswire_server.service import SERVED, SERVICE, LossService
+from losswire_server.tokens import TokenGate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
 _FRAME_BYTES: Final = 4 << 20
 """HTTP/2 frames and socket reads of this size carried tensors fastest of those measured."""
+
+_UNCOMPRESSED: Final = 1
+"""The bit of gRPC's identity: a call that compresses is refused before anything is inflated."""
 
 _HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -59,11 +64,14 @@ async def serve(
         on_ready: called with the target that clients connect to, once calls are answered.
 
     Raises:
-        StartupError: the engine or the address cannot be used.
+        StartupError: the engine, the address, a certificate or the tokens cannot be used.
         ServingFailed: what computes was lost while serving; what was in flight has been answered.
     """
     log = structlog.get_logger()
     log.info("settings", **settings.model_dump(mode="json"))
+    check_exposure(settings)
+    credentials = server_credentials(settings)
+    gates = [TokenGate(settings.token_file)] if settings.token_file else []
     loss = _Loss(stop)
     engine, reason = choose_engine(_engine_settings(settings), loss.note)
     log.info(
@@ -75,13 +83,13 @@ async def serve(
     regions = Regions(settings.max_region_bytes, engine.registrar)
     window = Window(settings.stream_bytes)
     handover = None
-    if settings.shared_directory is not None and settings.max_region_bytes:
+    if settings.shared_directory is not None:
         handover = Handover(settings.shared_directory, regions.forget)
     info = _info(settings, engine, handover)
     service = LossService(batcher, admission, window, regions, info, handover)
     health = Health(SERVICE)
-    server = _grpc_server(settings, service, health)
-    target = _bind(server, settings)
+    server = _grpc_server(settings, gates, service, health)
+    target = bind(server, settings, credentials)
     await server.start()
     health.tell(is_serving=True)
     log.info("serving", target=target, pid=os.getpid(), version=__version__)
@@ -163,8 +171,11 @@ def warm_up(engine: Engine) -> None:
         engine.compute([LossRequest(call, logits, 1, np.zeros((2, 3), dtype), "distribution")])
 
 
-def _grpc_server(settings: ServerSettings, service: LossService, health: Health) -> grpc.aio.Server:
+def _grpc_server(
+    settings: ServerSettings, gates: list[TokenGate], service: LossService, health: Health
+) -> grpc.aio.Server:
     server = grpc.aio.server(
+        interceptors=gates,
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", -1),
@@ -179,7 +190,8 @@ def _grpc_server(settings: ServerSettings, service: LossService, health: Health)
             ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
             # Two servers on one port would share its connections unnoticed.
             ("grpc.so_reuseport", 0),
-        ]
+            ("grpc.compression_enabled_algorithms_bitset", _UNCOMPRESSED),
+        ],
     )
     server.add_generic_rpc_handlers((service.handlers(),))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
@@ -187,32 +199,6 @@ def _grpc_server(settings: ServerSettings, service: LossService, health: Health)
         names = (SERVICE, _HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
     return server
-
-
-def _bind(server: grpc.aio.Server, settings: ServerSettings) -> str:
-    """Listens; returns the target that clients connect to."""
-    if settings.unix_socket is not None:
-        _refuse_live_socket(settings.unix_socket)
-    try:
-        port = server.add_insecure_port(settings.address)
-    except RuntimeError as error:
-        raise StartupError(
-            f"cannot listen on {settings.address}: it is in use or not allowed;"
-            " choose another with --port, --host or --unix-socket"
-        ) from error
-    return settings.address if settings.unix_socket else f"{settings.url_host}:{port}"
-
-
-def _refuse_live_socket(path: Path) -> None:
-    """Keeps gRPC from replacing the socket file of a server that still answers."""
-    if not path.exists():
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return
-    raise StartupError(f"cannot listen on unix:{path}: another server answers there")
 
 
 def _info(

@@ -1,4 +1,4 @@
-"""How a client connects: which targets are several servers, and pings that servers permit."""
+"""How a client connects and is let in: targets, pings, tokens and authorities."""
 
 import json
 
@@ -9,6 +9,32 @@ from losswire import _channel
 from losswire_proto import connections
 from losswire_server import runtime
 from losswire_server.config import load_settings
+
+NOBODY = "127.0.0.1:1"
+
+
+@pytest.mark.parametrize("token", ["secret\n", "sec ret", "secr\N{SNOWMAN}t", "", b"secret"])
+def test_tokens_that_no_header_carries(token):
+    """They are refused at once, and not repeated in the message."""
+    with pytest.raises(losswire.InvalidInput, match=r"^token: expected visible ASCII") as caught:
+        losswire.Client(NOBODY, token=token)
+    assert "sec" not in str(caught.value)
+
+
+def test_authorities_that_cannot_be_read(tmp_path):
+    """The file is named, and why it cannot be read."""
+    with pytest.raises(losswire.InvalidInput, match=r"^tls: .*none\.pem .*No such file"):
+        losswire.Client(NOBODY, tls=tmp_path / "none.pem")
+    with pytest.raises(losswire.InvalidInput, match=r"^tls: .*Is a directory"):
+        losswire.Client(NOBODY, tls=tmp_path)
+
+
+def test_authorities_that_are_none(tmp_path):
+    """A file that holds no certificate is named, instead of a server that is not to blame."""
+    path = tmp_path / "notes.txt"
+    path.write_text("no certificate", encoding="ascii")
+    with pytest.raises(losswire.InvalidInput, match=r"^tls: .*notes\.txt"):
+        losswire.Client(NOBODY, tls=path)
 
 
 @pytest.fixture
@@ -57,7 +83,7 @@ def test_pings_are_permitted(made, monkeypatch):
 
     monkeypatch.setattr(runtime.grpc.aio, "server", server)
     with pytest.raises(InterruptedError):
-        runtime._grpc_server(load_settings(), None, None)
+        runtime._grpc_server(load_settings(), [], None, None)
     permitted = taken["grpc.http2.min_ping_interval_without_data_ms"]
     # One late and the next in time would look like two in quick succession.
     assert made[0]["grpc.keepalive_time_ms"] >= 2 * permitted

@@ -36,9 +36,26 @@ def test_keywords_stand_in_for_flags(monkeypatch):
     assert load_settings(engine="numpy", port=0).engine == "numpy"
 
 
-def test_the_clients_variable_is_no_setting(monkeypatch):
-    """LOSSWIRE_TARGET belongs to the client and does not trouble the server."""
+def test_the_clients_variables_are_no_settings(monkeypatch):
+    """What belongs to the client does not trouble the server."""
     monkeypatch.setenv("LOSSWIRE_TARGET", "elsewhere:1")
+    monkeypatch.setenv("LOSSWIRE_TOKEN", "a token")
+    assert load_settings().port == 50051
+
+
+@pytest.mark.parametrize("name", ["TOKENFILE", "TOKEN_FILES", "TLS_CERT", "INSECURE_", "HOTS"])
+def test_a_mistyped_variable_is_found(monkeypatch, name):
+    """A variable that is nearly a setting stops the server: it could be the one that guards it."""
+    monkeypatch.setenv(f"LOSSWIRE_{name}", "x")
+    with pytest.raises(StartupError, match=f"LOSSWIRE_{name}: no such setting; the nearest is "):
+        load_settings()
+
+
+def test_variables_of_others_are_left_alone(monkeypatch):
+    """What Kubernetes sets for a service called losswire is nobody's slip."""
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GRPC", "PORT_50051_TCP",
+                 "PORT_50051_TCP_PROTO", "PORT_50051_TCP_PORT", "PORT_50051_TCP_ADDR"):  # fmt: skip
+        monkeypatch.setenv(f"LOSSWIRE_{name}", "10.0.0.1")
     assert load_settings().port == 50051
 
 

@@ -1,0 +1,1 @@
+"""`losswire loss`: losses and gradients of tensors in files."""

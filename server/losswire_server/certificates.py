@@ -1,0 +1,108 @@
+"""TLS: the server's certificate and key, and whose certificates it wants of clients.
+
+In: PEM files. Out: gRPC credentials that follow them: before each handshake the files are looked
+at, so new connections get a new certificate and old ones live on. Files that cannot be used, or do
+not belong together, are a `StartupError`; where they become so later, the last good ones stay.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from losswire_server.errors import StartupError
+from losswire_server.reloading import Reloaded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from losswire_server.config import ServerSettings
+
+
+def server_credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
+    """Credentials of the files that the settings name; None where they name none.
+
+    Raises:
+        StartupError: names the setting and what is wrong with its file.
+    """
+    certificate, key = settings.tls_certificate, settings.tls_key
+    authorities = settings.tls_client_ca
+    if certificate is None or key is None:
+        return None
+    paths = [certificate, key] + ([authorities] if authorities else [])
+    current = Reloaded(
+        "tls_certificate", paths, lambda: read_certificates(certificate, key, authorities)
+    )
+
+    def fetch() -> Any:  # None for no change, which gRPC's stubs do not know
+        return current.value if current.refresh() else None
+
+    return grpc.dynamic_ssl_server_credentials(
+        current.value, fetch, require_client_authentication=authorities is not None
+    )
+
+
+def read_certificates(
+    certificate: Path, key: Path, authorities: Path | None
+) -> grpc.ServerCertificateConfiguration:
+    """What the files hold, once it has been found to be usable.
+
+    Raises:
+        StartupError: as `server_credentials`.
+    """
+    chain, secret = _read("tls_certificate", certificate), _read("tls_key", key)
+    _check_pair(certificate, chain, key, secret)
+    roots = None
+    if authorities is not None:
+        roots = _read("tls_client_ca", authorities)
+        _check_certificates("tls_client_ca", authorities, roots)
+    return grpc.ssl_server_certificate_configuration([(secret, chain)], roots)
+
+
+def _read(setting: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StartupError(
+            f"{setting}: cannot read {path}: {error.strerror}; name a PEM file"
+        ) from error
+
+
+def _check_pair(certificate: Path, chain: bytes, key: Path, secret: bytes) -> None:
+    # The certificate is not loaded without a key; that it is one is found out as of authorities.
+    _check_certificates("tls_certificate", certificate, chain)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        with _in_memory(chain) as chain_path, _in_memory(secret) as secret_path:
+            # Without a password Python would ask for one at the terminal.
+            context.load_cert_chain(chain_path, secret_path, password=b"")
+    except (ssl.SSLError, ValueError) as error:
+        if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+            problem = f"{key} is not the key of {certificate}; name the two that belong together"
+        else:
+            problem = f"{key} holds no private key without a password; name a PEM file"
+        raise StartupError(f"tls_key: {problem}") from error
+
+
+def _check_certificates(setting: str, path: Path, contents: bytes) -> None:
+    try:
+        with _in_memory(contents) as readable:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(readable)
+    except ssl.SSLError as error:
+        raise StartupError(f"{setting}: {path} holds no certificate; name a PEM file") from error
+
+
+@contextmanager
+def _in_memory(contents: bytes) -> Iterator[str]:
+    """A path to what was read: Python's TLS reads files alone, and these may change meanwhile."""
+    descriptor = os.memfd_create("pem")
+    try:
+        os.write(descriptor, contents)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
