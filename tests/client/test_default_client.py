@@ -18,10 +18,15 @@ def _no_default():
 
 def test_it_is_made_once_for_the_target_of_the_environment(monkeypatch, server):
     """The first call makes it, later ones return it, and it serves."""
+    made = []
+    monkeypatch.setattr(
+        "losswire._default.Client", lambda: made.append(losswire.Client()) or made[-1]
+    )
     monkeypatch.setenv("LOSSWIRE_TARGET", server.target)
     with losswire.default_client() as client:
         monkeypatch.setenv("LOSSWIRE_TARGET", "elsewhere:1")
         assert losswire.default_client() is client
+        assert made == [client]
         assert client.softmax_cross_entropy([0.0, 0.0], 0).loss == pytest.approx(0.693147)
 
 

@@ -45,6 +45,7 @@ CASES = {
     "ids": (IDS_NAME, LOGITS, IDS, {}),
     "ids along axis 1": (IDS_NAME, LOGITS, IDS[:, 0, None].repeat(7, 1) % 5, {"axis": 1}),
     "ids along two axes": (IDS_NAME, LOGITS, IDS[:, 0] * 5, {"axis": (1, -1)}),
+    "ids along two axes, in another order": (IDS_NAME, LOGITS, IDS[:, 0] * 5, {"axis": (2, 1)}),
     "masked ids": (IDS_NAME, LOGITS, IDS, {"where": LABELLED}),
     "small ids": (IDS_NAME, LOGITS, IDS.astype(jnp.uint8), {}),
     "ids beyond the classes": (IDS_NAME, LOGITS, IDS + 3, {}),

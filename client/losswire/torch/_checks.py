@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.autograd import forward_ad
 
 from losswire._errors import InvalidInput
 
@@ -42,7 +43,7 @@ class WrongType(InvalidInput, TypeError):  # noqa: N818 -- a child of InvalidInp
 
 
 def check_tensors(needed: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
-    """Refuses what is no tensor, tensors on different devices, and weights to be learnt.
+    """Refuses what is no tensor, other devices, forward-mode derivatives and weights to be learnt.
 
     Args:
         needed: input and target, by name.
@@ -56,6 +57,8 @@ def check_tensors(needed: Mapping[str, Any], optional: Mapping[str, Any]) -> Non
         device = device or value.device
         if value.device != device:
             raise Refused(f"{name}: expected a tensor on {device}, received one on {value.device}")
+        if _has_tangent(value):
+            raise Refused(f"{name}: expected no forward-mode derivative, received a dual tensor")
     for name, value in given.items():
         if value.requires_grad and torch.is_grad_enabled():
             raise Refused(f"{name}: expected a tensor that requires no gradient, received one")
@@ -126,6 +129,13 @@ def check_reduction(reduction: Any) -> str:
 def class_axis(tensor: torch.Tensor) -> int:
     """Where PyTorch has the classes: [classes] or [batch, classes, ...]."""
     return 0 if tensor.ndim == 1 else 1
+
+
+def _has_tangent(tensor: torch.Tensor) -> bool:
+    """Whether a forward-mode derivative is wanted, which would be taken for zero."""
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def _check_floats(name: str, tensor: torch.Tensor) -> None:

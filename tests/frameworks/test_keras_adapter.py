@@ -1,0 +1,183 @@
+"""`losswire.keras` beside Keras on TensorFlow: the same arguments, results and gradients."""
+
+import inspect
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import losswire
+
+tf = pytest.importorskip("tensorflow", reason="make test-frameworks installs it")
+keras = pytest.importorskip("keras", reason="make test-frameworks installs it")
+
+# These packages warn of their own affairs.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="Keras on TensorFlow only"),
+]
+
+RANDOM = np.random.default_rng(0)
+LOGITS = RANDOM.normal(size=(6, 5, 7)).astype(np.float32) * 3
+PROBABILITIES = RANDOM.dirichlet(np.ones(7), (6, 5)).astype(np.float32)
+SOFT = RANDOM.dirichlet(np.ones(7), (6, 5)).astype(np.float32)
+IDS = RANDOM.integers(0, 7, (6, 5))
+BINARY = RANDOM.integers(0, 2, (6, 5, 7))
+
+CATEGORICAL, SPARSE = "categorical_crossentropy", "sparse_categorical_crossentropy"
+BINARY_NAME = "binary_crossentropy"
+CLASSES = {
+    CATEGORICAL: "CategoricalCrossentropy",
+    SPARSE: "SparseCategoricalCrossentropy",
+    BINARY_NAME: "BinaryCrossentropy",
+}
+CASES = {
+    "categorical": (CATEGORICAL, SOFT, {}),
+    "categorical, smooth": (CATEGORICAL, SOFT, {"label_smoothing": 0.2}),
+    "sparse": (SPARSE, IDS, {}),
+    "sparse, ignored": (SPARSE, IDS, {"ignore_class": 3}),
+    "sparse, a column": (SPARSE, IDS[..., None], {}),
+    "sparse, floats": (SPARSE, IDS.astype(np.float32), {}),
+    "binary": (BINARY_NAME, BINARY, {}),
+    "binary, smooth": (BINARY_NAME, BINARY, {"label_smoothing": 0.2}),
+}
+
+
+@pytest.fixture
+def ours(client):
+    """The adapter, which asks the tests' server."""
+    import losswire.keras  # noqa: PLC0415 -- only where Keras is
+
+    losswire.set_default_client(client)
+    yield losswire.keras
+    losswire.set_default_client(None)
+
+
+def outcome(function, y_true, y_pred, *more, **options):
+    """Losses, and the gradient of a sum in which no two losses count the same."""
+    y_pred = tf.constant(y_pred)
+    with tf.GradientTape() as tape:
+        tape.watch(y_pred)
+        losses = function(y_true, y_pred, *more, **options)
+        flat = tf.reshape(losses, [-1])
+        total = tf.reduce_sum(flat * tf.linspace(0.5, 2.0, tf.size(flat)))
+    return losses, tape.gradient(total, y_pred)
+
+
+def assert_same(actual, expected):
+    """Same shapes and dtypes, and numbers within 64 roundings of the largest.
+
+    Keras takes the logarithm of clipped probabilities and a softmax of that, each rounded.
+    """
+    for one, other in zip(actual, expected, strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        bound = 64 * 2**-24
+        size = np.abs(other).max(initial=1)
+        np.testing.assert_allclose(one, other, rtol=bound, atol=bound * size)
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_functions(ours, case, from_logits):
+    """Losses and gradients, eagerly and in tf.function."""
+    name, y_true, options = CASES[case]
+    arguments = (y_true, LOGITS if from_logits else PROBABILITIES)
+    options = options | {"from_logits": from_logits}
+    expected = outcome(getattr(keras.losses, name), *arguments, **options)
+    function = getattr(ours, name)
+    assert_same(outcome(function, *arguments, **options), expected)
+    assert_same(tf.function(lambda: outcome(function, *arguments, **options))(), expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "reduction", ["sum_over_batch_size", "sum", "mean", "mean_with_sample_weight", "none"]
+)
+def test_classes(ours, case, reduction):
+    """Every reduction, with and without sample weights, and masks of ignored classes."""
+    name, y_true, options = CASES[case]
+    options = options | {"reduction": reduction, "from_logits": True}
+    theirs = getattr(keras.losses, CLASSES[name])(**options)
+    mine = getattr(ours, CLASSES[name])(**options)
+    assert isinstance(mine, type(theirs))
+    weights = np.linspace(0.5, 2, 30, dtype=np.float32).reshape(6, 5)
+    for more in ((), (weights,)):
+        expected = outcome(theirs, y_true, LOGITS, *more)
+        assert_same(outcome(mine, y_true, LOGITS, *more), expected)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_signatures(ours, name):
+    """Keras' names in its order with its defaults, and `client`."""
+    parameters = dict(inspect.signature(getattr(ours, name)).parameters)
+    assert parameters.pop("client").kind is inspect.Parameter.KEYWORD_ONLY
+    expected = inspect.signature(getattr(keras.losses, name)).parameters.values()
+    assert [(p.name, p.default) for p in parameters.values()] == [
+        (p.name, p.default) for p in expected
+    ]
+
+
+class Spy(losswire.Client):
+    """Notes the ids."""
+
+    def softmax_cross_entropy(self, logits, labels, **options):
+        self.ids = labels
+        return super().softmax_cross_entropy(logits, labels, **options)
+
+
+def test_ids_stay_integers(ours, server):
+    """Keras would cast them to bfloat16, which has no 257."""
+    with Spy(server.target) as spy:
+        loss = ours.SparseCategoricalCrossentropy(from_logits=True, dtype="bfloat16", client=spy)
+        loss(np.array([257]), np.zeros((1, 300), np.float32))
+    assert spy.ids.tolist() == [257]
+    assert spy.ids.dtype.kind == "i"
+
+
+def test_they_are_saved_as_keras_saves_them(ours):
+    """Configuration goes through Keras' serialisation, and the class comes back."""
+    loss = ours.SparseCategoricalCrossentropy(from_logits=True, ignore_class=2)
+    loaded = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert type(loaded) is type(loss)
+    assert loaded.get_config() == loss.get_config()
+
+
+def test_a_model_learns(ours):
+    """In `fit`, where Keras traces the training step."""
+    keras.utils.set_random_seed(0)
+    pixels = RANDOM.normal(size=(256, 8)).astype(np.float32)
+    labels = pixels[:, :3].argmax(1)
+    model = keras.Sequential([keras.layers.Dense(3)])
+    loss = ours.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.1), loss=loss, metrics=["accuracy"], jit_compile=False)
+    history = model.fit(pixels, labels, epochs=5, verbose=0).history
+    assert history["accuracy"][-1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "y_true"), [(CATEGORICAL, SOFT[:3]), (SPARSE, IDS[:3]), (BINARY_NAME, BINARY[:3])]
+)
+def test_errors(ours, name, y_true):
+    """Shapes that do not fit are InvalidInput, a ValueError."""
+    with pytest.raises(losswire.InvalidInput, match=r": expected .*, received"):
+        getattr(ours, name)(y_true, PROBABILITIES)
+
+
+def test_other_backends_are_refused():
+    """In words, before anything is sent."""
+    script = (
+        "import losswire, losswire.keras\n"
+        "try: losswire.keras.binary_crossentropy([[1.0]], [[0.5]])\n"
+        "except losswire.InvalidInput as error: print(error)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env=os.environ | {"KERAS_BACKEND": "numpy"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ran.stdout == "backend: expected Keras on tensorflow, received numpy\n"
