@@ -33,8 +33,8 @@ TAKEN: Final = b"\x01"
 
 MOST_CONNECTIONS: Final = 64
 MOST_WAITING: Final = 3
-"""Files of a connection that OpenRegion has not asked for yet. With the connections, a quarter of the
-1024 file descriptors that a process usually has."""
+"""Files of a connection that OpenRegion has not asked for yet. With the connections, a quarter of
+the 1024 file descriptors that a process usually has."""
 
 
 @dataclass(slots=True)
