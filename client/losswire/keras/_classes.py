@@ -5,7 +5,6 @@ What is saved of them is what Keras saves: they are loaded with the default clie
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +56,9 @@ class SparseCategoricalCrossentropy(keras.losses.SparseCategoricalCrossentropy):
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
         """The loss, reduced; the ids go past Keras' cast."""
         ids, compute = tf.convert_to_tensor(y_true), self.fn
-        one = copy.copy(self)
+        # Not by `copy`, which Keras makes a new object of that has lost its dtype.
+        one = object.__new__(type(self))
+        vars(one).update(vars(self))
 
         def with_ids(_: Any, predictions: Any, **options: Any) -> Any:
             return compute(ids, predictions, **options)
