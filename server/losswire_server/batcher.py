@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 
 from losswire_server.company import Company
-from losswire_server.errors import Expired
+from losswire_server.errors import DeviceFailed, Expired
 from losswire_server.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable, Iterable
 
     from losswire_server.engine.protocol import Engine
     from losswire_server.requests import BatchKey, LossRequest, LossResult
@@ -127,6 +127,10 @@ class _Group:
                 self.nbytes -= waiting.request.nbytes
                 return
 
+    def all(self) -> Iterable[Waiting]:
+        """Those that wait."""
+        return tuple(self._queue)
+
     def take(self, limits: BatchLimits, now: float) -> list[Waiting]:
         """Removes the next batch: as many wanted requests as fit, or a single larger one."""
         batch: list[Waiting] = []
@@ -149,9 +153,19 @@ def _turn_of(waiting: Waiting) -> int:
 
 
 class Batcher:
-    """Groups requests and hands them to `engine`, within `limits`."""
+    """Groups requests and hands them to `engine`, within `limits`.
 
-    def __init__(self, engine: Engine, limits: BatchLimits) -> None:
+    Args:
+        engine: what computes.
+        limits: of a batch.
+        on_crash: told why, once, where batches cannot go on; whoever waits is then told, too.
+    """
+
+    def __init__(
+        self, engine: Engine, limits: BatchLimits, on_crash: Callable[[str], object] | None = None
+    ) -> None:
+        self._on_crash = on_crash
+        self._crash: str | None = None
         self._engine = engine
         self._limits = limits
         self._groups: dict[BatchKey, _Group] = {}
@@ -189,6 +203,9 @@ class Batcher:
         self, request: LossRequest, deadline: float | None, answer: Answer, client: Hashable = None
     ) -> Waiting:
         """The same for callers that do not wait: the outcome goes to `answer`."""
+        if self._crash is not None:
+            answer.set_exception(_crashed(self._crash))
+            return Waiting(request, answer, 0.0, deadline)
         loop = self._loop
         if loop is None:  # asked for once: it costs a system call
             loop = self._loop = asyncio.get_running_loop()
@@ -223,6 +240,26 @@ class Batcher:
         self._threads.shutdown()
 
     def _dispatch(self) -> None:
+        """Starts what should leave now; nobody else would notice if that failed."""
+        try:
+            self._start_batches()
+        except Exception as error:  # noqa: BLE001 -- a fault of ours, and nobody would be answered
+            self._end(error, [])
+
+    def _end(self, error: BaseException, batch: list[Waiting]) -> None:
+        """Answers all that wait, and this batch: batches cannot go on."""
+        why = f"{type(error).__name__}: {error}"
+        self._log.error("batches_crashed", error=why, exc_info=error)
+        if self._crash is None and self._on_crash is not None:
+            self._on_crash(why)
+        self._crash = why
+        left = [waiting for group in self._groups.values() for waiting in group.all()]
+        self._groups.clear()
+        for waiting in batch + left:
+            if not waiting.answer.done():
+                waiting.answer.set_exception(_crashed(why))
+
+    def _start_batches(self) -> None:
         """Starts every batch that should leave now; sets the timer for the next one."""
         self._is_dispatch_due = False
         now = asyncio.get_running_loop().time()
@@ -310,22 +347,31 @@ class Batcher:
         requests = [waiting.request for waiting in batch]
         try:
             results = await loop.run_in_executor(self._threads, self._engine.compute, requests)
+            _deliver(batch, results)
+        except asyncio.CancelledError:
+            raise
+        except _MismatchError as error:
+            self._end(error, batch)
         except Exception as error:  # noqa: BLE001 -- the engine's boundary: faults become answers
             for waiting in self._failed(batch, error):
-                await self._run([waiting])
-        else:
-            _deliver(batch, results)
+                if waiting.is_wanted(loop.time()):
+                    await self._run([waiting])
+        except BaseException as error:  # noqa: BLE001 -- it would end a thread, or the event loop
+            self._end(error, batch)
 
     def _compute_here(self, batch: list[Waiting]) -> None:
         if not batch:
             return
         try:
             results = self._engine.compute([waiting.request for waiting in batch])
+            _deliver(batch, results)
+        except _MismatchError as error:
+            self._end(error, batch)
         except Exception as error:  # noqa: BLE001 -- the same
             for waiting in self._failed(batch, error):
                 self._compute_here([waiting])
-        else:
-            _deliver(batch, results)
+        except BaseException as error:  # noqa: BLE001 -- the same
+            self._end(error, batch)
 
     def _failed(self, batch: list[Waiting], error: Exception) -> list[Waiting]:
         """Those to be computed alone, since a fault of one must not become its neighbours'."""
@@ -337,7 +383,17 @@ class Batcher:
         return []
 
 
+class _MismatchError(Exception):
+    """An engine that answers not as many requests as it was asked: nobody knows which are which."""
+
+
+def _crashed(why: str) -> DeviceFailed:
+    return DeviceFailed(f"computing has failed, the server ends: {why}")
+
+
 def _deliver(batch: list[Waiting], results: list[LossResult]) -> None:
+    if len(results) != len(batch):
+        raise _MismatchError(f"{len(results)} results of {len(batch)} requests")
     for waiting, result in zip(batch, results, strict=True):
         if not waiting.answer.done():
             waiting.answer.set_result(result)

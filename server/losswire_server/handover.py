@@ -31,9 +31,10 @@ NAME_BYTES: Final = 16
 TAKEN: Final = b"\x01"
 """The answer to a file that was taken."""
 
-MOST_CONNECTIONS: Final = 256
-MOST_WAITING: Final = 8
-"""Files of a connection that OpenRegion has not asked for yet."""
+MOST_CONNECTIONS: Final = 64
+MOST_WAITING: Final = 3
+"""Files of a connection that OpenRegion has not asked for yet. With the connections, a quarter of
+the 1024 file descriptors that a process usually has."""
 
 
 @dataclass(slots=True)

@@ -79,7 +79,7 @@ async def serve(
     )
     warm_up(engine)
     limits = BatchLimits(settings.max_batch_rows, settings.max_batch_bytes, settings.max_wait_us)
-    batcher, admission = Batcher(engine, limits), Admission(_room(settings))
+    batcher, admission = Batcher(engine, limits, loss.crashed), Admission(_room(settings))
     regions = Regions(settings.max_region_bytes, engine.registrar)
     window = Window(settings.stream_bytes)
     handover = None
@@ -110,7 +110,7 @@ async def serve(
     engine.close()
     log.info("stopped", drained=is_drained)
     if loss.why is not None:
-        raise ServingFailed(f"stopped, because a GPU was lost: {loss.why}")
+        raise ServingFailed(f"stopped, because {loss.why}")
 
 
 class _Loss:
@@ -122,12 +122,19 @@ class _Loss:
         self.why: str | None = None
 
     def note(self, why: str) -> None:
-        """What computes is lost. For any thread."""
+        """A GPU is lost. For any thread."""
+        self._tell(f"a GPU was lost: {why}")
+
+    def crashed(self, why: str) -> None:
+        """Batches are not computed any more, through a fault of ours. For any thread."""
+        self._tell(f"computing has failed: {why}")
+
+    def _tell(self, why: str) -> None:
         with suppress(RuntimeError):  # the loop has ended meanwhile
             self._loop.call_soon_threadsafe(self._end, why)
 
     def _end(self, why: str) -> None:
-        structlog.get_logger().error("device_lost", reason=why)
+        structlog.get_logger().error("serving_failed", reason=why)
         self.why = why
         self._stop.set()
 

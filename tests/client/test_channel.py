@@ -77,7 +77,7 @@ def test_pings_are_permitted(made, monkeypatch):
     losswire.Client("localhost:1").close()
     taken = {}
 
-    def server(options):
+    def server(options, **_others):
         taken.update(options)
         raise InterruptedError
 

@@ -74,7 +74,7 @@ def test_a_server_that_never_answers():
     outcome = checked("--target", target, "--timeout", "7")
     server.stop(None).wait()
     assert outcome == (1, f"losswire check: {target}: no answer within 7 s\n")
-    assert 0 < answered[0] <= 7
+    assert 0 < answered[0] < 8  # as the server counts them
 
 
 def test_authorities_that_cannot_be_read(tmp_path):

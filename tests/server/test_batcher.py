@@ -282,3 +282,27 @@ async def test_turns_are_forgotten_when_nobody_waits(batcher, engine):
     assert not batcher._turns._next
     engine.release()
     await task
+
+
+@scenario()
+async def test_what_is_late_after_a_fault_is_not_computed_again(batcher, engine):
+    """After a batch failed, its requests are computed alone, those that are late by then not."""
+    loop = asyncio.get_running_loop()
+    first = await submitted(batcher, 1)
+    await engine.entered()
+    engine.failing = {3}
+    deadline = loop.time() + 0.3
+    late = await submitted(batcher, 2, deadline=deadline)
+    rest = await submitted(batcher, 3)
+    engine.release()
+    await engine.entered()
+    passed = asyncio.Event()
+    loop.call_at(deadline, passed.set)
+    await passed.wait()
+    engine.release(3)
+    with pytest.raises(Expired):
+        await late[0]
+    with pytest.raises(RuntimeError):
+        await rest[0]
+    await first[0]
+    assert engine.batches == [[1], [2, 3], [3]]
