@@ -33,6 +33,7 @@ from losswire._many import Many
 from losswire._paths import Paths, Transport
 from losswire._requests import ask
 from losswire._shared import closing
+from losswire._submitted import Submitted
 from losswire_proto.rules import InvalidField
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class BaseClient:
             self._pinned = Connection(target, token, tls, is_pinned=True)
         self._advice = Advice()
         self._paths = Paths(transport, retries=retries)
+        self._submitted = Submitted()
         connection = self._connection
         # Not a method: the stream's threads would keep the client.
         self._many = Many(partial(_begin_many, connection))

@@ -6,21 +6,27 @@ import time
 from _thread import allocate_lock
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar, cast
 
 from losswire._base import check_time, take_all
 from losswire._calls import Done, Joined, Pause, Unary
+from losswire._errors import InvalidInput
 from losswire._methods import LossMethods
 from losswire._results import LossResult, ServerInfo
 from losswire._waiters import TOO_LATE, wake_next
 from losswire_proto.dtypes import Array
+from losswire_proto.losses import LOSSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
     from types import TracebackType
 
     from losswire._calls import Plan, Step
     from losswire._waiters import Outcome, Waiter
+
+
+ResultT = TypeVar("ResultT")
 
 
 class Client(LossMethods[LossResult, ServerInfo, Array]):
@@ -36,8 +42,45 @@ class Client(LossMethods[LossResult, ServerInfo, Array]):
     """
     )
 
+    def submit(
+        self, method: str | Callable[..., ResultT], /, *arguments: Any, **keywords: Any
+    ) -> Future[ResultT]:
+        """Makes a call while the caller does other work.
+
+        So the loss of one micro-batch is on its way while the next one's forward pass runs. What
+        the tensors hold may change only when the result is there. A call begins at once unless 16
+        others are not done; then this waits for one of them.
+
+        Args:
+            method: one of this client's, or its name.
+            *arguments: its arguments.
+            **keywords: its keywords.
+
+        Returns:
+            A future of what the method returns, or raises; cancelling it takes back a call that
+            has not begun.
+
+        Raises:
+            InvalidInput: there is no such method.
+
+        Example:
+            >>> future = client.submit("softmax_cross_entropy", [[2.0, 1.0, 0.5]], [0])
+            >>> future.result().loss.round(4).tolist()
+            [0.4644]
+        """
+        if isinstance(method, str):
+            if method not in LOSSES and method != "server_info":
+                raise InvalidInput(
+                    f"method: expected one of {', '.join(LOSSES)} or server_info,"
+                    f" received {method!r}"
+                )
+            method = cast("Callable[..., ResultT]", getattr(self, method))
+        self._connection.channel()  # a closed client says so
+        return self._submitted.submit(partial(method, *arguments, **keywords))
+
     def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
+        self._submitted.close()
         self._many.close()
         self._let_go()
         self._disconnect()
