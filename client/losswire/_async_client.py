@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from losswire._base import StreamCall, check_time, take_all
 from losswire._calls import Done, Joined, Pause, Unary
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     from losswire._calls import Plan, Streamed
     from losswire._waiters import Outcome, Waiter
+
+
+ResultT = TypeVar("ResultT")
 
 
 class AsyncClient(
@@ -53,6 +56,35 @@ class AsyncClient(
     # Of the event loop that was used last.
     _deadlines: Deadlines | None = None
     _is_flush_due = False
+
+    def submit(
+        self, method: str | Callable[..., ResultT], /, *arguments: Any, **keywords: Any
+    ) -> asyncio.Task[Any]:
+        """Makes a call while the caller does other work: a task of the running event loop.
+
+        Args:
+            method: one of this client's, or its name.
+            *arguments: its arguments.
+            **keywords: its keywords.
+
+        Returns:
+            A task, whose cancelling takes the call back.
+
+        Raises:
+            InvalidInput: there is no such method.
+            RuntimeError: no event loop is running.
+
+        Example:
+            >>> async def loss():
+            ...     async with AsyncClient(target) as client:
+            ...         task = client.submit("softmax_cross_entropy", [[2.0, 1.0, 0.5]], [0])
+            ...         return (await task).loss.round(4).tolist()
+            >>> asyncio.run(loss())
+            [0.4644]
+        """
+        loop = asyncio.get_running_loop()
+        call: Callable[..., Any] = self._method(method) if isinstance(method, str) else method
+        return loop.create_task(call(*arguments, **keywords))
 
     async def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""

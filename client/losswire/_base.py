@@ -34,6 +34,7 @@ from losswire._paths import Paths, Transport
 from losswire._requests import ask
 from losswire._shared import closing
 from losswire._submitted import Submitted
+from losswire_proto.losses import LOSSES
 from losswire_proto.rules import InvalidField
 
 if TYPE_CHECKING:
@@ -90,6 +91,18 @@ class BaseClient:
     def target(self) -> str:
         """The server's address."""
         return self._connection.target
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        """The method of a name.
+
+        Raises:
+            InvalidInput: there is none that is a call.
+        """
+        if name not in LOSSES and name != "server_info":
+            allowed = f"{', '.join(LOSSES)} or server_info"
+            raise InvalidInput(f"method: expected one of {allowed}, received {name!r}")
+        method: Callable[..., Any] = getattr(self, name)
+        return method
 
     @abstractmethod
     def _call(self, make: Callable[[], Plan[Any]], limit: float | None) -> Any:

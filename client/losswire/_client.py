@@ -6,16 +6,14 @@ import time
 from _thread import allocate_lock
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from losswire._base import check_time, take_all
 from losswire._calls import Done, Joined, Pause, Unary
-from losswire._errors import InvalidInput
 from losswire._methods import LossMethods
 from losswire._results import LossResult, ServerInfo
 from losswire._waiters import TOO_LATE, wake_next
 from losswire_proto.dtypes import Array
-from losswire_proto.losses import LOSSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,15 +66,9 @@ class Client(LossMethods[LossResult, ServerInfo, Array]):
             >>> future.result().loss.round(4).tolist()
             [0.4644]
         """
-        if isinstance(method, str):
-            if method not in LOSSES and method != "server_info":
-                raise InvalidInput(
-                    f"method: expected one of {', '.join(LOSSES)} or server_info,"
-                    f" received {method!r}"
-                )
-            method = cast("Callable[..., ResultT]", getattr(self, method))
+        call = self._method(method) if isinstance(method, str) else method
         self._connection.channel()  # a closed client says so
-        return self._submitted.submit(partial(method, *arguments, **keywords))
+        return self._submitted.submit(partial(call, *arguments, **keywords))
 
     def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""

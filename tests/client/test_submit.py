@@ -1,5 +1,6 @@
 """`client.submit`: calls that are on their way while their caller does other work."""
 
+import asyncio
 import multiprocessing
 import threading
 from concurrent.futures import CancelledError
@@ -90,6 +91,26 @@ def test_a_closed_client(gated):
         future.result(30)
     with pytest.raises(RuntimeError, match="the client has been closed"):
         client.submit("softmax_cross_entropy", LOGITS, IDS)
+
+
+def test_tasks_of_the_asynchronous_client(server):
+    """By method and by name, with what they return and raise; cancelling takes a call back."""
+
+    async def play():
+        async with losswire.AsyncClient(server.target) as client:
+            by_method = client.submit(client.softmax_cross_entropy, LOGITS, IDS, reduction="sum")
+            by_name = client.submit("softmax_cross_entropy", LOGITS, [0, 3])
+            cancelled = client.submit("softmax_cross_entropy", LOGITS, IDS)
+            cancelled.cancel()
+            assert (await by_method).loss == pytest.approx(sum(KNOWN), rel=1e-6)
+            with pytest.raises(losswire.InvalidInput, match="expected class ids"):
+                await by_name
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+            with pytest.raises(losswire.InvalidInput, match=r"^method: expected one of"):
+                client.submit("close")
+
+    asyncio.run(play())
 
 
 def test_after_a_fork(server):
