@@ -128,7 +128,7 @@ def _with_ids(
     if grad is None:
         return losses
     scale = operands.scale if loss.temperature == 1.0 else operands.scale / loss.temperature
-    true_exp = at_ids.of(tile.exp).astype(np.float64)
+    true_exp = tile.exp_at(at_ids)
     # p_y - 1; where y is j and p_y near 1, this is -t / (1 + t), and nothing cancels
     at_true = true_exp - 1.0
     at_true -= tile.tail

@@ -11,6 +11,10 @@ are float64; only arrays of `[rows, classes]` are in the compute dtype. Rows so 
 from logits far below z_j, where the rounding of z_c - z_j alone would cost t its sixth digit, form
 it in float64.
 
+Where nothing but exponentials is asked for, rows with 0 <= z_j <= CALM are not shifted at all: e^z
+does not overflow, keeps what e^(z - z_j) would keep and rounds once less, and a pass over the tile
+is saved. All of such a row is e^z_j times as large, and so is what it is divided by.
+
 A row that holds NaN or +inf, or nothing but -inf, has no softmax: all of it becomes NaN.
 """
 
@@ -21,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from losswire_server.engine.layout import Places, peaks, row_sums
+from losswire_server.engine.layout import Places, is_by_class, peaks, row_sums
 from losswire_server.engine.operands import RowResults
 
 if TYPE_CHECKING:
@@ -32,8 +36,14 @@ if TYPE_CHECKING:
     from losswire_server.rows import Float64s, Int64s
 
 SURE: Final = 2.0**-18
-"""The t below which it is formed in float64. A float32 difference of 16 or more is off by up to
-2^-20, and so is its exponential; e^-16 is 2^-23, and above 2^-18 such terms have no weight."""
+"""The t below which shifted rows form it in float64. A float32 difference of 16 or more is off by
+up to 2^-20, and so is its exponential; e^-16 is 2^-23, and above 2^-18 such are light."""
+
+CALM: Final = 64.0
+"""The z_j up to which rows need no shift. Float32 holds the sum of a million classes of e^64."""
+
+_SMALL: Final = 2.0**-100
+"""No factor of exponentials is smaller than this: float32 ends at 2^-126."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +55,8 @@ class SoftmaxTile:
         places: of j, for picking from arrays of the tile.
         top: z_j.
         tail: t, NaN where the row has no softmax.
-        exp: exp(z - z_j), exactly 1 at j.
+        exp: unit * exp(z - z_j), exactly `unit` at j.
+        unit: of each row; None is 1 for all of them.
         shifted: z - z_j; lost where it was computed in the place of `exp`.
         total: 1 + t.
     """
@@ -55,6 +66,7 @@ class SoftmaxTile:
     top: Float64s
     tail: Float64s
     exp: Array
+    unit: Float64s | None
     shifted: Array
     total: Float64s
 
@@ -64,10 +76,23 @@ class SoftmaxTile:
         log_total: Float64s = np.log1p(self.tail)
         return log_total
 
+    def exp_at(self, places: Places) -> Float64s:
+        """exp(z - z_j) at one class of each row; exactly 1 at j."""
+        exp = places.of(self.exp).astype(np.float64)
+        if self.unit is not None:
+            exp /= self.unit
+        return exp
+
     def write_probabilities(self, scale: Float64s, out: Array) -> None:
         """Writes scale * p into `out`, which may be `exp`."""
-        factor = (scale / self.total).astype(self.exp.dtype)
-        np.multiply(self.exp, factor[:, None], out=out)
+        exp, factor = self.exp, scale / self.total
+        if self.unit is not None:
+            # Two factors, where their product would be too small for this dtype.
+            is_small = (np.abs(factor) < _SMALL * self.unit) & (factor != 0)
+            if is_small.any():
+                exp = np.multiply(exp, _column(np.where(is_small, 1 / self.unit, 1), out), out=out)
+            factor /= np.where(is_small, 1, self.unit)
+        np.multiply(exp, _column(factor, out), out=out)
 
     def write_gradient(self, labels: Array, mass: Float64s, scale: Float64s, out: Array) -> None:
         """Writes scale * (mass * p - labels) into `out`, which may be `exp`, not `labels`.
@@ -80,6 +105,11 @@ class SoftmaxTile:
         self.places.put(out, scale * at_peak)
 
 
+def _column(values: Float64s, like: Array) -> Array:
+    column: Array = values.astype(like.dtype)[:, None]
+    return column
+
+
 def softmax_tile(
     logits: Array, shifted: Array, exp: Array, look: Callable[[Array], None] | None = None
 ) -> SoftmaxTile:
@@ -89,24 +119,44 @@ def softmax_tile(
     """
     peak, top = peaks(logits)
     places = Places(peak, logits.shape)
-    np.subtract(logits, top[:, None], out=shifted)
+    shift, unit, exponent = top, None, logits
+    if shifted is exp and look is None and not is_by_class(logits.shape[1]):
+        shift, unit = _calmed(top)
+    if unit is None or shift.any():
+        exponent = np.subtract(logits, shift[:, None], out=shifted)
     if look is not None:
         look(shifted)
-    np.exp(shifted, out=exp)
+    np.exp(exponent, out=exp)
     places.put(exp, 0)
     tail = row_sums(exp)
+    if unit is not None:
+        tail /= unit
     if exp.dtype != np.float64:
-        _widen_sure_rows(logits, peak, top, tail, exp)
-    places.put(exp, 1)
+        _widen_sure_rows(logits, peak, top, shift, tail, exp)
+    places.put(exp, 1 if unit is None else unit)
     if not np.isfinite(top.sum()):
         tail[~np.isfinite(top)] = np.nan
         top[np.isnan(top)] = np.nan  # one NaN for all, whichever of a row's was found
-    return SoftmaxTile(peak, places, top.astype(np.float64), tail, exp, shifted, 1.0 + tail)
+    return SoftmaxTile(peak, places, top.astype(np.float64), tail, exp, unit, shifted, 1.0 + tail)
 
 
-def _widen_sure_rows(logits: Array, peak: Int64s, top: Array, tail: Float64s, exp: Array) -> None:
-    """Forms t and the exponentials of rows with t < SURE in float64."""
+def _calmed(top: Array) -> tuple[Array, Float64s]:
+    """What to take off each row, which is 0 where nothing has to be, and exp(z_j) of what is left.
+
+    Few classes are better off without: there the rows' exponentials cost what the pass would.
+    """
+    is_calm = (top >= 0) & (top <= CALM)
+    shift = np.where(is_calm, top.dtype.type(0), top)
+    unit = np.exp(np.where(is_calm, top, 0).astype(np.float64))
+    return shift, unit.astype(top.dtype).astype(np.float64)
+
+
+def _widen_sure_rows(
+    logits: Array, peak: Int64s, top: Array, shift: Array, tail: Float64s, exp: Array
+) -> None:
+    """Forms t and the exponentials of shifted rows with t < SURE in float64."""
     sure = np.flatnonzero(tail < SURE)
+    sure = sure[shift[sure] != 0]
     if sure.size:
         wide = np.exp(logits[sure].astype(np.float64) - top[sure, None])
         wide[np.arange(sure.size), peak[sure]] = 0

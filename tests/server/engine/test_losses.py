@@ -11,6 +11,7 @@ from mpmath import mp
 import mathematics as exact
 from losswire_proto import losses
 from losswire_proto.losses import LossCall
+from losswire_server.engine.layout import FEW_CLASSES
 from losswire_server.engine.numpy_engine import NumpyEngine
 from losswire_server.requests import LossRequest
 from reference import DTYPES
@@ -135,8 +136,20 @@ def assert_within(result, loss, slopes, inputs, *, floor, name):
 def test_random_options_agree_with_50_digits(engine, number):
     """10,000 random combinations of loss, options, dtype and values, one example each."""
     random = np.random.default_rng(number)
+    check_random_options(engine, random, int(random.integers(1, 6)))
+
+
+@seed(SEED)
+@settings(max_examples=60, deadline=None, database=None)
+@given(number=st.integers(0, 2**63))
+@pytest.mark.timeout(600)
+def test_random_options_of_many_classes_agree_with_50_digits(engine, number):
+    """The same where rows lie one by one; enough classes for that, few enough for 50 digits."""
+    check_random_options(engine, np.random.default_rng(number), FEW_CLASSES + 1)
+
+
+def check_random_options(engine, random, classes):
     dtype = DTYPES[random.integers(4)]
-    classes = int(random.integers(1, 6))
     wide = np.float64 if dtype == np.float64 else np.float32
     loss, truth, tensors = pick(random, *CASES)(random, classes, wide)
     logits = (random.normal(size=classes) * pick(random, 0.3, 2.0, 8.0)).astype(dtype)
