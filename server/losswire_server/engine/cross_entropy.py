@@ -129,10 +129,7 @@ def _with_ids(
         return losses
     scale = operands.scale if loss.temperature == 1.0 else operands.scale / loss.temperature
     true_exp = tile.exp_at(at_ids)
-    # p_y - 1; where y is j and p_y near 1, this is -t / (1 + t), and nothing cancels
-    at_true = true_exp - 1.0
-    at_true -= tile.tail
-    at_true /= tile.total
+    at_true = tile.less_one(true_exp)
     at_true *= hard
     mass = hard  # what the probabilities are multiplied by
     if spread is not None or loss.z_loss:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
     from losswire_proto.losses import Focal, KlDivergence
     from losswire_server.engine.operands import Operands
+    from losswire_server.rows import Int64s
 
 
 def kl_divergence(operands: Operands) -> RowResults:
@@ -67,30 +68,41 @@ def focal(operands: Operands) -> RowResults:
     loss = cast("Focal", operands.loss)
     if loss.form == "sigmoid":
         return sigmoid.focal(operands)
-    z, alpha = operands.logits, 1.0 if loss.alpha is None else loss.alpha
-    exp = operands.scratch()
-    shifted = operands.buffer()
-    tile = softmax_tile(z, shifted, exp)
+    alpha = 1.0 if loss.alpha is None else loss.alpha
     if operands.ids is not None:
-        at_ids = Places(operands.ids, z.shape)
-        surprise = (tile.log_total + (tile.top - at_ids.of(z)))[:, None]
-        y = np.ones_like(surprise)
-    else:
-        surprise = np.subtract(tile.log_total.astype(z.dtype)[:, None], shifted, out=shifted)
-        y = operands.labels
+        return _focal_of_ids(operands, operands.ids, loss.gamma, alpha)
+    z, exp, shifted = operands.logits, operands.scratch(), operands.buffer()
+    tile = softmax_tile(z, shifted, exp)
+    surprise = np.subtract(tile.log_total.astype(z.dtype)[:, None], shifted, out=shifted)
     u = -np.expm1(-surprise)
-    weight = alpha * y * u**loss.gamma
+    weight = alpha * operands.labels * u**loss.gamma
     losses = np.asarray(weighted_sums(weight, surprise, np.empty_like(surprise)), np.float64)
     if operands.dense is not None:
-        # p * ℓ / u: 1 where all mass is on the class, 0 where none is
-        slope = np.divide(surprise, u, out=np.ones_like(u), where=u != 0) * np.exp(-surprise)
-        np.copyto(slope, 0, where=np.isposinf(surprise))
-        f = weight * (1.0 + loss.gamma * slope)
-        if operands.ids is not None:
-            labels = operands.buffer()
-            labels[...] = 0
-            at_ids.put(labels, f[:, 0])
-            f = labels
-        mass = row_sums(f)
-        tile.write_gradient(f, mass, operands.scale, operands.dense)
+        f = weight * (1.0 + loss.gamma * _slope(surprise, u))
+        tile.write_gradient(f, row_sums(f), operands.scale, operands.dense)
     return RowResults(losses)
+
+
+def _focal_of_ids(operands: Operands, ids: Int64s, gamma: float, alpha: float) -> RowResults:
+    """What is left where one class has all of y: a few values for each row."""
+    z, exp = operands.logits, operands.scratch()
+    tile = softmax_tile(z, exp, exp)
+    at_ids = Places(ids, z.shape)
+    surprise = tile.log_total + (tile.top - at_ids.of(z))
+    u = -np.expm1(-surprise)
+    weight = alpha * u**gamma
+    losses = weight * surprise
+    losses[(weight == 0) & np.isposinf(surprise)] = 0
+    if operands.dense is not None:
+        f = weight * (1.0 + gamma * _slope(surprise, u)) * operands.scale
+        at_true = f * tile.less_one(tile.exp_at(at_ids))
+        tile.write_probabilities(f, operands.dense)
+        at_ids.put(operands.dense, at_true)
+    return RowResults(losses)
+
+
+def _slope(surprise: Array, u: Array) -> Array:
+    """p * ℓ / u: 1 where all mass is on the class, 0 where none is."""
+    slope: Array = np.divide(surprise, u, out=np.ones_like(u), where=u != 0) * np.exp(-surprise)
+    np.copyto(slope, 0, where=np.isposinf(surprise))
+    return slope

@@ -83,6 +83,13 @@ class SoftmaxTile:
             exp /= self.unit
         return exp
 
+    def less_one(self, exp: Float64s) -> Float64s:
+        """p - 1 of the classes whose exp(z - z_j) is given; -t / (1 + t) at j: nothing cancels."""
+        less_one: Float64s = exp - 1.0
+        less_one -= self.tail
+        less_one /= self.total
+        return less_one
+
     def write_probabilities(self, scale: Float64s, out: Array) -> None:
         """Writes scale * p into `out`, which may be `exp`."""
         exp, factor = self.exp, scale / self.total
