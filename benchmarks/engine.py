@@ -1,8 +1,9 @@
 """The engine and the service beside their ceiling, a copy of the same bytes.
 
 Figures are medians, measured in turns in one run; the plain loss is checked against long double
-first. Then each loss and each option at 8192 x 1000, beside the plain loss. `--tiles` tries other
-tile sizes instead, `--json FILE` keeps the numbers.
+first. Then the plain loss beside a kernel that has no options, and each loss and each option at
+8192 x 1000 beside the plain loss. `--tiles` tries other tile sizes instead, `--json FILE` keeps the
+numbers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import numpy as np
 from rich.console import Console
@@ -22,17 +24,20 @@ from rich.progress import track
 from rich.table import Table
 
 import losswire
+from benchmarks import by_hand
 from losswire_proto import losses
 from losswire_proto.losses import LossCall
 from losswire_server import LocalServer
 from losswire_server.engine import tiles
+from losswire_server.engine.kernels import KERNELS
 from losswire_server.engine.numpy_engine import NumpyEngine
-from losswire_server.requests import LossRequest
+from losswire_server.requests import LossRequest, LossResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from losswire_proto.options import Reading
+    from losswire_server.engine.operands import Kernel
 
 SHAPES = ((64, 1_000), (8_192, 1_000), (65_536, 10), (512, 32_000), (64, 128_256))
 
@@ -44,7 +49,7 @@ def main() -> None:
     parser.add_argument("--tiles", action="store_true", help="compare tile sizes")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
-    measures = [tile_sizes] if arguments.tiles else [ceilings, each_loss]
+    measures = [tile_sizes] if arguments.tiles else [ceilings, options_off, each_loss]
     tables = {measure.__name__: measure(arguments.rounds) for measure in measures}
     about = {
         "numpy": np.__version__,
@@ -127,6 +132,29 @@ def each_loss(rounds: int) -> list[dict[str, object]]:
         {"loss at 8192x1000": name, "ms": ms, "beside the first": ms / medians[0]}
         for name, ms in zip(cases, medians, strict=True)
     ]
+
+
+def options_off(rounds: int) -> list[dict[str, object]]:
+    """The engine, no option on, with its own kernel and with one that has none; one thread, ms."""
+    engine, rows = NumpyEngine(threads=1), []
+
+    def compute(request: LossRequest, kernel: Kernel) -> LossResult:
+        with mock.patch.dict(KERNELS, softmax_cross_entropy=kernel):
+            return engine.compute([request])[0]
+
+    kernels = by_hand.plain_loss, KERNELS["softmax_cross_entropy"]
+    for shape in ((8_192, 1_000), (512, 32_000)):
+        logits, ids = _problem(shape)
+        request = LossRequest(LossCall(grad_logits=True), logits, 1, ids, "ids")
+        for kernel in kernels:
+            _check(logits, ids, compute(request, kernel))
+        calls = [lambda r=request, k=kernel: compute(r, k) for kernel in kernels]
+        bare, own = _medians_ms(rounds, *calls)
+        names = "options off", "without options ms", "engine ms", "beside it"
+        row = f"{shape[0]}x{shape[1]}", bare, own, own / bare
+        rows.append(dict(zip(names, row, strict=True)))
+    engine.close()
+    return rows
 
 
 def tile_sizes(rounds: int) -> list[dict[str, object]]:

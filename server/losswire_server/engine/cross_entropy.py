@@ -114,14 +114,19 @@ def _with_ids(
     operands: Operands,
     spread: _Spread | None,
 ) -> Float64s:
-    weights = operands.class_weight
-    weight = 1.0 if weights is None else weights[ids].astype(np.float64)
-    hard, soft = (1.0 - loss.label_smoothing) * weight, loss.label_smoothing / z.shape[1]
+    weights, smoothing = operands.class_weight, loss.label_smoothing
+    soft = smoothing / z.shape[1]
     log_total = tile.log_total
     at_ids = Places(ids, z.shape)
     losses: Float64s = tile.top - at_ids.of(z)
     losses += log_total
-    losses *= hard
+    # w_y and (1-a) * w_y; what is 1 for all rows is not multiplied by
+    weight = None if weights is None else weights[ids].astype(np.float64)
+    hard: Float64s | float | None = weight
+    if spread is not None:
+        hard = 1.0 - smoothing if weight is None else (1.0 - smoothing) * weight
+    if hard is not None:
+        losses *= hard
     if spread is not None:
         losses += soft * (spread.total * log_total - spread.dot)
     grad = operands.dense
@@ -130,14 +135,17 @@ def _with_ids(
     scale = operands.scale if loss.temperature == 1.0 else operands.scale / loss.temperature
     true_exp = tile.exp_at(at_ids)
     at_true = tile.less_one(true_exp)
-    at_true *= hard
+    if hard is not None:
+        at_true *= hard
     mass = hard  # what the probabilities are multiplied by
     if spread is not None or loss.z_loss:
         more = 2.0 * loss.z_loss * (tile.top + log_total) if loss.z_loss else 0.0
-        more = more + soft * (0.0 if spread is None else spread.total)
-        at_true += true_exp / tile.total * more - soft * weight
-        mass = mass + more
-    tile.write_probabilities(scale * mass, grad)
+        if spread is not None:
+            more = more + soft * spread.total
+            at_true -= soft if weight is None else soft * weight
+        at_true += true_exp / tile.total * more
+        mass = more + (1.0 if hard is None else hard)
+    tile.write_probabilities(scale if mass is None else scale * mass, grad)
     if spread is not None:
         subtract_rows(grad, scale * soft, spread.weights)
     at_true *= scale

@@ -178,7 +178,8 @@ def _is_one(weight: Array) -> bool:
 
 def _has_nan(rows: Array) -> bool:
     """Whether there is NaN. All of it is made one: arithmetic's differs in sign."""
-    is_nan = bool(np.isnan(rows.max(initial=-np.inf)))  # the largest of all is NaN if one is
+    # The largest of all is NaN if one is.
+    is_nan = bool(np.isnan(np.maximum.reduce(rows, initial=-np.inf)))
     if is_nan:
         rows[np.isnan(rows)] = np.nan
     return is_nan

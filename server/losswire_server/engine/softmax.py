@@ -94,12 +94,21 @@ class SoftmaxTile:
         """Writes scale * p into `out`, which may be `exp`."""
         exp, factor = self.exp, scale / self.total
         if self.unit is not None:
-            # Two factors, where their product would be too small for this dtype.
-            is_small = (np.abs(factor) < _SMALL * self.unit) & (factor != 0)
-            if is_small.any():
-                exp = np.multiply(exp, _column(np.where(is_small, 1 / self.unit, 1), out), out=out)
-            factor /= np.where(is_small, 1, self.unit)
-        np.multiply(exp, _column(factor, out), out=out)
+            factor /= self.unit
+            if np.minimum.reduce(np.abs(factor), initial=1.0) < _SMALL:
+                exp, factor = self._in_two(self.unit, scale, factor, out)
+        np.multiply(exp, factor.astype(out.dtype)[:, None], out=out)
+
+    def _in_two(
+        self, unit: Float64s, scale: Float64s, factor: Float64s, out: Array
+    ) -> tuple[Array, Float64s]:
+        """`exp` with a part of the factor in it, where all of it is too small for the dtype."""
+        is_small = (np.abs(factor) < _SMALL) & (factor != 0)
+        if not is_small.any():
+            return self.exp, factor
+        first = np.where(is_small, 1 / unit, 1).astype(out.dtype)
+        np.multiply(self.exp, first[:, None], out=out)
+        return out, np.where(is_small, scale / self.total, factor)
 
     def write_gradient(self, labels: Array, mass: Float64s, scale: Float64s, out: Array) -> None:
         """Writes scale * (mass * p - labels) into `out`, which may be `exp`, not `labels`.
@@ -112,11 +121,6 @@ class SoftmaxTile:
         self.places.put(out, scale * at_peak)
 
 
-def _column(values: Float64s, like: Array) -> Array:
-    column: Array = values.astype(like.dtype)[:, None]
-    return column
-
-
 def softmax_tile(
     logits: Array, shifted: Array, exp: Array, look: Callable[[Array], None] | None = None
 ) -> SoftmaxTile:
@@ -126,35 +130,41 @@ def softmax_tile(
     """
     peak, top = peaks(logits)
     places = Places(peak, logits.shape)
-    shift, unit, exponent = top, None, logits
+    top64 = top.astype(np.float64)
+    shift: Array | None = top
+    unit = None
     if shifted is exp and look is None and not is_by_class(logits.shape[1]):
-        shift, unit = _calmed(top)
-    if unit is None or shift.any():
-        exponent = np.subtract(logits, shift[:, None], out=shifted)
+        shift, unit = _calmed(top, top64)
+    if shift is not None:
+        np.subtract(logits, shift[:, None], out=shifted)
     if look is not None:
         look(shifted)
-    np.exp(exponent, out=exp)
+    np.exp(logits if shift is None else shifted, out=exp)
     places.put(exp, 0)
     tail = row_sums(exp)
     if unit is not None:
         tail /= unit
-    if exp.dtype != np.float64:
-        _widen_sure_rows(logits, peak, top, shift, tail, exp)
+    if shift is not None:
+        if exp.dtype != np.float64:
+            _widen_sure_rows(logits, peak, top, shift, tail, exp)
+        if not np.isfinite(np.add.reduce(top64)):
+            tail[~np.isfinite(top64)] = np.nan
+            top64[np.isnan(top64)] = np.nan  # one NaN for all, whichever of a row's was found
     places.put(exp, 1 if unit is None else unit)
-    if not np.isfinite(top.sum()):
-        tail[~np.isfinite(top)] = np.nan
-        top[np.isnan(top)] = np.nan  # one NaN for all, whichever of a row's was found
-    return SoftmaxTile(peak, places, top.astype(np.float64), tail, exp, unit, shifted, 1.0 + tail)
+    return SoftmaxTile(peak, places, top64, tail, exp, unit, shifted, 1.0 + tail)
 
 
-def _calmed(top: Array) -> tuple[Array, Float64s]:
-    """What to take off each row, which is 0 where nothing has to be, and exp(z_j) of what is left.
+def _calmed(top: Array, top64: Float64s) -> tuple[Array | None, Float64s]:
+    """What to take off each row, None where that is nothing; and exp(z_j) of what is left.
 
     Few classes are better off without: there the rows' exponentials cost what the pass would.
     """
-    is_calm = (top >= 0) & (top <= CALM)
-    shift = np.where(is_calm, top.dtype.type(0), top)
-    unit = np.exp(np.where(is_calm, top, 0).astype(np.float64))
+    shift = None
+    if not (np.minimum.reduce(top, initial=0) >= 0 and np.maximum.reduce(top, initial=0) <= CALM):
+        is_calm = (top >= 0) & (top <= CALM)
+        shift = np.where(is_calm, top.dtype.type(0), top)
+        top64 = np.where(is_calm, top64, 0)
+    unit: Float64s = np.exp(top64)
     return shift, unit.astype(top.dtype).astype(np.float64)
 
 
