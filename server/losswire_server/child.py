@@ -36,8 +36,7 @@ def _main() -> None:
     try:
         settings = load_settings(**json.loads(sys.argv[1]))
         logs.configure(settings)
-        memory.keep_freed_memory()
-        memory.ask_for_huge_pages()
+        memory.keep_buffers(settings.pool_bytes)
         asyncio.run(_serve_while_stdin_is_open(settings))
     except StartupError as error:
         _answer(error=str(error))

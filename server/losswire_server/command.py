@@ -27,8 +27,7 @@ def serve(context: typer.Context) -> None:
     try:
         settings = load_settings(context.args)
         logs.configure(settings)
-        memory.keep_freed_memory()
-        memory.ask_for_huge_pages()
+        memory.keep_buffers(settings.pool_bytes)
         asyncio.run(_serve(settings))
     except StartupError as error:
         sys.stderr.write(f"losswire serve: {error}\n")

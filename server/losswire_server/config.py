@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from losswire_server import contradictions
 from losswire_server.errors import StartupError
+from losswire_server.memory import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,6 +122,10 @@ class ServerSettings(BaseSettings):
     stream_bytes: Annotated[
         int, Field(ge=4096, description="bytes of streamed blocks in flight, over all streams")
     ] = 256 * MIB
+    pool_bytes: Annotated[
+        int,
+        Field(ge=0, le=LARGEST, description="freed memory that is kept for the next requests"),
+    ] = 1024 * MIB
     max_region_bytes: Annotated[
         int,
         Field(ge=0, description="memory that a process on this host may share; 0 for none"),

@@ -1,8 +1,9 @@
-"""The allocator of the server's process: told once, at start, to keep what it has.
+"""The pool of the server's buffers: malloc's heap, told once, at start, to keep what is freed.
 
 A buffer of megabytes is otherwise mapped afresh and given back for each request, and every page of
-it costs a page fault at its first touch, more than copying it does. Kept memory is bounded by
-what was in use at once, which admission bounds.
+it costs a page fault at its first touch, more than copying it does. Requests, tiles, results and
+replies all come from here, gRPC's buffers too. What is in use at once, admission bounds; of what is
+free at the heap's end, no more is kept than the pool's limit.
 """
 
 from __future__ import annotations
@@ -14,14 +15,22 @@ from typing import Final
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_MAX: Final = -4
 _M_ARENA_MAX: Final = -8
-_LARGEST_INT: Final = 2**31 - 1
+LARGEST: Final = 2**31 - 1
+"""The largest limit that malloc understands."""
 
 HEAP_BYTES: Final = 512 << 20
 """Of the heap that are asked for as huge pages. Addresses only: memory comes when it is touched."""
 
 
-def keep_freed_memory() -> bool:
-    """Has malloc serve all buffers from one heap and not shrink it; False without glibc.
+def keep_buffers(limit: int) -> None:
+    """Has freed memory stay for the next requests, up to `limit` bytes, in huge pages if it can."""
+    if keep_freed_memory() and limit >= HEAP_BYTES:
+        ask_for_huge_pages()
+    keep_freed_memory(limit)
+
+
+def keep_freed_memory(limit: int = LARGEST) -> bool:
+    """Has malloc serve all buffers from one heap and keep what is freed; False without glibc.
 
     One for all threads: what one of them has freed, another can have. With a heap for each the
     server grew to 326 MiB over 120 streams of 200 MiB, and grew on; so it stays at 107.
@@ -30,7 +39,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    options = {_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _LARGEST_INT}
+    options = {_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: limit}
     taken = [bool(mallopt(option, value)) for option, value in options.items()]
     return all(taken)
 

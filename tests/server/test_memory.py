@@ -33,6 +33,28 @@ def test_large_buffers_are_touched_for_the_first_time_once():
     assert page_faults("default") > pages / 1000  # a huge page counts once for 512
 
 
+LIMITED = """
+import sys
+from pathlib import Path
+from losswire_server.memory import keep_buffers
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+keep_buffers(int(sys.argv[1]) << 20)
+before = resident()
+buffers = [bytes([number]) * (64 << 20) for number in range(1, 13)]
+del buffers
+print(resident() - before)
+"""
+
+
+@pytest.mark.parametrize(("limit", "least", "most"), [(1024, 768, 1024), (600, 0, 600), (0, 0, 8)])
+def test_no_more_is_kept_than_the_pool_may(limit, least, most):
+    """Of 768 MiB that were in use at once, in MiB; what is beyond the limit goes back."""
+    command = [sys.executable, "-c", LIMITED, str(limit)]
+    ran = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    assert least <= int(ran.stdout) <= most
+
+
 HUGE = """
 from pathlib import Path
 from losswire_server import memory
