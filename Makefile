@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check proto proto-check bench serve docs gpu-test gpu-bench test-frameworks image image-test wheel-test clean
+.PHONY: demo test check proto proto-check bench serve docs gpu-test gpu-bench test-frameworks browser-test image image-test wheel-test clean
 
 demo: $(READY)  ## train a digit classifier, every loss over gRPC
 	$(BIN)/losswire demo --plot build/demo.png
@@ -53,6 +53,12 @@ gpu-bench: $(VENV)/bench-ready  ## kernels and calls on a GPU, beside copies, Py
 test-frameworks: $(READY)  ## side by side with PyTorch, optax, TensorFlow and Keras
 	$(BIN)/pip install --quiet 'torch==2.13.0' jax optax tensorflow-cpu keras
 	$(BIN)/python -m pytest tests/frameworks -rs
+
+browser-test: $(READY)  ## the status page in Chromium, which it installs where it may
+	$(BIN)/pip install --quiet --editable '.[dev,browser]'
+	@command -v chromedriver >/dev/null || { apt-get update -qq && \
+	  apt-get install --yes --quiet --no-install-recommends chromium chromium-driver >/dev/null; }
+	$(BIN)/python -m pytest tests/browser -rs
 
 image:  ## the container image losswire:cpu, by docker or buildah
 	@if docker info >/dev/null 2>&1; then \

@@ -40,6 +40,11 @@ class Window:
         """Bytes there are in all."""
         return self._limit
 
+    @property
+    def used(self) -> int:
+        """Bytes of them that are taken."""
+        return self._limit - self._free
+
     async def take(self, nbytes: int) -> Callable[[], None]:
         """Waits for room; calling what is returned gives it back, the first time.
 
@@ -188,6 +193,21 @@ class Admission:
     def held_bytes(self) -> int:
         """Bytes admitted and not yet given back."""
         return self._held_bytes
+
+    @property
+    def requests(self) -> int:
+        """Requests that hold them."""
+        return self._requests
+
+    @property
+    def calls(self) -> int:
+        """Calls that have not ended."""
+        return self._calls
+
+    @property
+    def streams(self) -> int:
+        """Calls of many messages among these."""
+        return self._streams
 
     def account(self, client: Hashable = None) -> Account:
         """What a client has taken by now."""

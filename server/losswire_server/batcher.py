@@ -16,22 +16,23 @@ larger batches runs on threads, `SLOTS` of them at a time.
 from __future__ import annotations
 
 import asyncio
-from bisect import insort
-from collections import deque
+import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from losswire_server.company import Company
-from losswire_server.errors import DeviceFailed, Expired
+from losswire_server.errors import DeviceFailed
+from losswire_server.groups import Group, Waiting
 from losswire_server.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Hashable
 
     from losswire_server.engine.protocol import Engine
+    from losswire_server.groups import Answer, BatchLimits
+    from losswire_server.metrics import Metrics
     from losswire_server.requests import BatchKey, LossRequest, LossResult
 
 SLOTS: Final = 2
@@ -41,117 +42,6 @@ ENOUGH_BYTES: Final = 256 << 10
 """Of tensors and results beyond which a group gains nothing from more company."""
 
 
-class Answer(Protocol):
-    """Where the outcome of a request goes; a future is one."""
-
-    def done(self) -> bool:
-        """Whether no outcome is wanted any more."""
-
-    def set_result(self, result: LossResult, /) -> None:
-        """Takes the result."""
-
-    def set_exception(self, error: Exception, /) -> None:
-        """Takes what went wrong instead."""
-
-
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """A request that was handed in."""
-
-    request: LossRequest
-    answer: Answer
-    arrival: float
-    deadline: float | None
-    turn: int = 0
-
-    def is_wanted(self, now: float) -> bool:
-        """Whether anyone still waits; one that is too late gets its error here."""
-        if self.answer.done():
-            return False
-        if self.deadline is not None and now >= self.deadline:
-            self.answer.set_exception(Expired("the deadline passed before anything was computed"))
-            return False
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
-    """When a batch is full, and how long it waits to become so."""
-
-    rows: int
-    nbytes: int
-    wait_us: int
-
-    def hold(self, rows: int, nbytes: int) -> bool:
-        """Whether so much fits one batch."""
-        return rows <= self.rows and nbytes <= self.nbytes
-
-
-class _Group:
-    """Requests of one batch key, in order of their turns, and what they add up to."""
-
-    def __init__(self) -> None:
-        self._queue: deque[Waiting] = deque()
-        self.rows = 0
-        self.nbytes = 0
-
-    def __len__(self) -> int:
-        return len(self._queue)
-
-    @property
-    def first_arrival(self) -> float:
-        """When the request that is next arrived."""
-        return self._queue[0].arrival
-
-    @property
-    def turn(self) -> int:
-        """Of the request that is next."""
-        return self._queue[0].turn
-
-    def add(self, waiting: Waiting) -> None:
-        queue = self._queue
-        if not queue or queue[-1].turn <= waiting.turn:
-            queue.append(waiting)
-        else:
-            insort(queue, waiting, key=_turn_of)
-        form = waiting.request.form
-        self.rows += form.rows
-        self.nbytes += form.nbytes
-
-    def discard(self, waiting: Waiting) -> None:
-        """Removes a request that nobody waits for, if it has not left yet."""
-        for index, each in enumerate(self._queue):
-            if each is waiting:
-                del self._queue[index]
-                self.rows -= waiting.request.rows
-                self.nbytes -= waiting.request.nbytes
-                return
-
-    def all(self) -> Iterable[Waiting]:
-        """Those that wait."""
-        return tuple(self._queue)
-
-    def take(self, limits: BatchLimits, now: float) -> list[Waiting]:
-        """Removes the next batch: as many wanted requests as fit, or a single larger one."""
-        batch: list[Waiting] = []
-        rows = nbytes = 0
-        while self._queue:
-            form = self._queue[0].request.form
-            if batch and not limits.hold(rows + form.rows, nbytes + form.nbytes):
-                break
-            waiting = self._queue.popleft()
-            self.rows -= form.rows
-            self.nbytes -= form.nbytes
-            if waiting.is_wanted(now):
-                batch.append(waiting)
-                rows, nbytes = rows + form.rows, nbytes + form.nbytes
-        return batch
-
-
-def _turn_of(waiting: Waiting) -> int:
-    return waiting.turn
-
-
 class Batcher:
     """Groups requests and hands them to `engine`, within `limits`.
 
@@ -159,16 +49,22 @@ class Batcher:
         engine: what computes.
         limits: of a batch.
         on_crash: told why, once, where batches cannot go on; whoever waits is then told, too.
+        metrics: told of each batch.
     """
 
     def __init__(
-        self, engine: Engine, limits: BatchLimits, on_crash: Callable[[str], object] | None = None
+        self,
+        engine: Engine,
+        limits: BatchLimits,
+        on_crash: Callable[[str], object] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._on_crash = on_crash
+        self._metrics = metrics
         self._crash: str | None = None
         self._engine = engine
         self._limits = limits
-        self._groups: dict[BatchKey, _Group] = {}
+        self._groups: dict[BatchKey, Group] = {}
         self._threads = ThreadPoolExecutor(SLOTS, thread_name_prefix="losswire-batch")
         self._in_flight: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -214,7 +110,7 @@ class Batcher:
         key = request.batch_key
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = _Group()
+            group = self._groups[key] = Group()
         group.add(waiting)
         if not self._is_dispatch_due:
             # Not now: what else has arrived is handed in first, and shares the batch.
@@ -287,10 +183,10 @@ class Batcher:
             while key in self._groups:
                 self._compute_here(self._take(key, now))
 
-    def _quick_groups(self) -> dict[BatchKey, _Group]:
+    def _quick_groups(self) -> dict[BatchKey, Group]:
         """The groups that are small enough, also all together."""
         left = self._engine.quick_bytes
-        quick: dict[BatchKey, _Group] = {}
+        quick: dict[BatchKey, Group] = {}
         for key, group in self._groups.items():
             if group.nbytes <= left:
                 left -= group.nbytes
@@ -329,7 +225,7 @@ class Batcher:
         )
         return min(ready, key=lambda each: each[:2], default=(0, 0.0, None))[2]
 
-    def _due(self, group: _Group) -> float:
+    def _due(self, group: Group) -> float:
         return group.first_arrival + self._limits.wait_us / 1e6
 
     def _set_timer(self) -> None:
@@ -344,9 +240,10 @@ class Batcher:
 
     async def _run(self, batch: list[Waiting]) -> None:
         loop = asyncio.get_running_loop()
-        requests = [waiting.request for waiting in batch]
+        left = loop.time()
         try:
-            results = await loop.run_in_executor(self._threads, self._engine.compute, requests)
+            results, seconds = await loop.run_in_executor(self._threads, self._compute, batch)
+            self._count(batch, left, seconds)
             _deliver(batch, results)
         except asyncio.CancelledError:
             raise
@@ -362,8 +259,10 @@ class Batcher:
     def _compute_here(self, batch: list[Waiting]) -> None:
         if not batch:
             return
+        left = asyncio.get_running_loop().time()
         try:
-            results = self._engine.compute([waiting.request for waiting in batch])
+            results, seconds = self._compute(batch)
+            self._count(batch, left, seconds)
             _deliver(batch, results)
         except _MismatchError as error:
             self._end(error, batch)
@@ -372,6 +271,20 @@ class Batcher:
                 self._compute_here([waiting])
         except BaseException as error:  # noqa: BLE001 -- the same
             self._end(error, batch)
+
+    def _compute(self, batch: list[Waiting]) -> tuple[list[LossResult], float]:
+        """The results of a batch, and the seconds that the engine took."""
+        start = time.perf_counter()
+        results = self._engine.compute([waiting.request for waiting in batch])
+        return results, time.perf_counter() - start
+
+    def _count(self, batch: list[Waiting], left: float, seconds: float) -> None:
+        if self._metrics is None:
+            return
+        forms = [waiting.request.form for waiting in batch]
+        rows, nbytes = sum(form.rows for form in forms), sum(form.nbytes for form in forms)
+        waited = left - batch[0].arrival
+        self._metrics.computed(len(batch), rows, nbytes, waited, seconds)
 
     def _failed(self, batch: list[Waiting], error: Exception) -> list[Waiting]:
         """Those to be computed alone, since a fault of one must not become its neighbours'."""

@@ -145,6 +145,15 @@ class ServerSettings(BaseSettings):
     drain_seconds: Annotated[
         float, Field(ge=0, description="on SIGTERM, time for calls in flight to finish")
     ] = 30.0
+    metrics_host: Annotated[
+        str, Field(min_length=1, description="address of the metrics and the status page")
+    ] = "127.0.0.1"
+    metrics_port: Annotated[
+        int | None,
+        Field(
+            ge=0, le=65535, description="port of the metrics and the status page; none for neither"
+        ),
+    ] = None
     reflection: Annotated[bool, Field(description="serve gRPC reflection")] = True
     log_format: Annotated[Literal["text", "json"], Field(description="form of log lines")] = "text"
     log_level: Annotated[

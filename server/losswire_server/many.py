@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from losswire_server.admission import Account, Admission
-    from losswire_server.batcher import Batcher, Waiting
+    from losswire_server.batcher import Batcher
+    from losswire_server.groups import Waiting
+    from losswire_server.metrics import Metrics
     from losswire_server.reading import RequestReader
     from losswire_server.regions import Regions
     from losswire_server.requests import LossResult
@@ -68,6 +70,14 @@ class _Pending:
         self.is_over, self.outcome = True, outcome
         self._run.finished(self)
 
+    @property
+    def status(self) -> grpc.StatusCode:
+        """How it has ended."""
+        if isinstance(self.outcome, RequestFailed):
+            return self.outcome.status
+        failed = isinstance(self.outcome, Exception)
+        return grpc.StatusCode.INTERNAL if failed else grpc.StatusCode.OK
+
     def encode(self) -> bytes:
         """The answer, as an element of a `ComputeManyResponse`."""
         if isinstance(self.outcome, Exception):
@@ -87,6 +97,7 @@ class ManyRun:
         deadline: of the call, in the event loop's time; None for none.
         regions: memory that clients share; None for none.
         account: of the client; None for nobody's.
+        metrics: told of each answer.
     """
 
     def __init__(
@@ -97,7 +108,9 @@ class ManyRun:
         deadline: float | None,
         regions: Regions | None = None,
         account: Account | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics
         self._account = admission.account() if account is None else account
         self._regions = regions
         self._reader = reader
@@ -216,6 +229,8 @@ class ManyRun:
             parts.append(pending.encode())
             nbytes += len(parts[-1])
         written, self._finished = self._finished[: len(parts)], self._finished[len(parts) :]
+        if self._metrics is not None:
+            self._metrics.answered("ComputeMany", [pending.status for pending in written])
         return written, b"".join(parts)
 
     def _take_back(self, pending: _Pending) -> None:

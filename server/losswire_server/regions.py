@@ -91,6 +91,11 @@ class Regions:
         return len(self._by_id)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all regions. From any thread."""
+        return sum(region.size for region in tuple(self._by_id.values()))
+
+    @property
     def limit(self) -> int:
         """Bytes that each process may share; 0 for none."""
         return self._limit

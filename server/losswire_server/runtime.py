@@ -23,13 +23,16 @@ from losswire_proto import __version__, connections, dtypes, rules
 from losswire_proto.losses import LOSSES, LossCall
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server.admission import Admission, Room, Window
-from losswire_server.batcher import Batcher, BatchLimits
+from losswire_server.batcher import Batcher
 from losswire_server.certificates import server_credentials
 from losswire_server.engine.selection import EngineSettings, choose_engine
 from losswire_server.errors import ServingFailed
+from losswire_server.groups import BatchLimits
 from losswire_server.handover import Handover
 from losswire_server.health import Health
 from losswire_server.listening import bind, check_exposure
+from losswire_server.metrics import Metrics
+from losswire_server.monitor import Monitor
 from losswire_server.regions import Regions
 from losswire_server.requests import LossRequest
 from losswire_server.service import SERVED, SERVICE, LossService
@@ -79,14 +82,21 @@ async def serve(
     )
     warm_up(engine)
     limits = BatchLimits(settings.max_batch_rows, settings.max_batch_bytes, settings.max_wait_us)
-    batcher, admission = Batcher(engine, limits, loss.crashed), Admission(_room(settings))
+    metrics = Metrics()
+    batcher, admission = Batcher(engine, limits, loss.crashed, metrics), Admission(_room(settings))
     regions = Regions(settings.max_region_bytes, engine.registrar)
     window = Window(settings.stream_bytes)
     handover = None
     if settings.shared_directory is not None:
         handover = Handover(settings.shared_directory, regions.forget)
     info = _info(settings, engine, handover)
-    service = LossService(batcher, admission, window, regions, info, handover)
+    service = LossService(batcher, admission, window, regions, info, handover, metrics=metrics)
+    metrics.describe(version=__version__, engine=engine.name, device=engine.device)
+    _watch(metrics, admission, window, regions)
+    monitor = None
+    if settings.metrics_port is not None:
+        monitor = Monitor(metrics.registry, settings.metrics_host, settings.metrics_port)
+        log.info("monitor", url=monitor.url)
     health = Health(SERVICE)
     server = _grpc_server(settings, gates, service, health)
     target = bind(server, settings, credentials)
@@ -108,6 +118,8 @@ async def serve(
         handover.close()
     regions.close_all()
     engine.close()
+    if monitor is not None:
+        monitor.close()
     log.info("stopped", drained=is_drained)
     if loss.why is not None:
         raise ServingFailed(f"stopped, because {loss.why}")
@@ -137,6 +149,20 @@ class _Loss:
         structlog.get_logger().error("serving_failed", reason=why)
         self.why = why
         self._stop.set()
+
+
+def _watch(metrics: Metrics, admission: Admission, window: Window, regions: Regions) -> None:
+    """Has the metrics show what is held at the moment."""
+    for name, what, look in (
+        ("queue_requests", "Requests admitted and not answered yet", lambda: admission.requests),
+        ("queue_bytes", "Bytes of theirs", lambda: admission.held_bytes),
+        ("calls", "Calls that have not ended", lambda: admission.calls),
+        ("streams", "ComputeStream and ComputeMany calls of these", lambda: admission.streams),
+        ("stream_window_bytes", "Bytes of streamed blocks in flight", lambda: window.used),
+        ("regions", "Regions of memory that clients share", lambda: len(regions)),
+        ("region_bytes", "Bytes of theirs", lambda: regions.nbytes),
+    ):
+        metrics.watch(name, what, look)
 
 
 def _room(settings: ServerSettings) -> Room:

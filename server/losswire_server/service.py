@@ -21,6 +21,7 @@ from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server import incidents, replies, validation
 from losswire_server.errors import InvalidRequest, RequestFailed, Unsupported
 from losswire_server.many import ManyRun
+from losswire_server.metrics import Metrics, Received
 from losswire_server.reading import RequestReader
 from losswire_server.streaming import StreamRun
 from losswire_server.streams import Stream
@@ -56,6 +57,7 @@ class LossService:
         regions: memory that clients share.
         info: what GetServerInfo answers.
         reader: reads requests.
+        metrics: told of each call.
     """
 
     batcher: Batcher
@@ -65,22 +67,28 @@ class LossService:
     info: pb.GetServerInfoResponse
     handover: Handover | None = None
     reader: RequestReader = field(default_factory=RequestReader)
+    metrics: Metrics = field(default_factory=Metrics)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The service's RPCs for a gRPC server; messages arrive and leave as bytes."""
-        unary = grpc.unary_unary_rpc_method_handler
-        stream = grpc.stream_stream_rpc_method_handler
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                "Compute": unary(self._guarded(self._compute)),
-                "GetServerInfo": unary(self._guarded(self._server_info)),
-                "OpenRegion": unary(self._guarded(self._open_region)),
-                "CloseRegion": unary(self._guarded(self._close_region)),
-                "ComputeStream": stream(self._guarded_stream(self._compute_stream)),
-                "ComputeMany": stream(self._guarded_stream(self._compute_many)),
-            },
-        )
+        unary: dict[str, Unary] = {
+            "Compute": self._compute,
+            "GetServerInfo": self._server_info,
+            "OpenRegion": self._open_region,
+            "CloseRegion": self._close_region,
+        }
+        streams: dict[str, Streaming] = {
+            "ComputeStream": self._compute_stream,
+            "ComputeMany": self._compute_many,
+        }
+        handlers: dict[str, Any] = {}
+        for name, handler in unary.items():
+            guarded = self._guarded(name, handler)
+            handlers[name] = grpc.unary_unary_rpc_method_handler(guarded)
+        for name, streaming in streams.items():
+            guarded = self._guarded_stream(name, streaming)
+            handlers[name] = grpc.stream_stream_rpc_method_handler(guarded)
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     async def _compute(self, payload: bytes, context: Context) -> bytes:
         request = self.reader.read(payload, self.regions)
@@ -128,7 +136,13 @@ class LossService:
         deadline, account = _deadline(context), self.admission.account(client_of(context))
         _at_end(context, account.open_stream())
         run = ManyRun(
-            self.reader, self.batcher, self.admission, deadline, self.regions, account=account
+            self.reader,
+            self.batcher,
+            self.admission,
+            deadline,
+            self.regions,
+            account,
+            self.metrics,
         )
         async for reply in run.replies(messages):
             yield reply
@@ -136,33 +150,40 @@ class LossService:
     async def _server_info(self, _payload: bytes, _context: Context) -> bytes:
         return self.info.SerializeToString()
 
-    def _guarded(self, handler: Unary) -> Any:
-        """The handler with its exceptions turned into statuses."""
+    def _guarded(self, name: str, handler: Unary) -> Any:
+        """The handler, counted, with its exceptions turned into statuses."""
 
         async def guarded(payload: bytes, context: Context) -> bytes:
-            try:
-                _at_end(context, self.admission.enter())
-                return await handler(payload, context)
-            except RequestFailed as error:
-                await _abort(context, error)
-            except Exception as error:  # noqa: BLE001 -- the service's boundary
-                await _abort_incident(context, error)
-            raise AssertionError("abort does not return")
+            with self.metrics.call(name) as call:
+                call.received(payload)
+                try:
+                    _at_end(context, self.admission.enter())
+                    return call.sent(await handler(payload, context))
+                except RequestFailed as error:
+                    call.status = error.status
+                    await _abort(context, error)
+                except Exception as error:  # noqa: BLE001 -- the service's boundary
+                    call.status = grpc.StatusCode.INTERNAL
+                    await _abort_incident(context, error)
+                raise AssertionError("abort does not return")
 
         return guarded
 
-    def _guarded_stream(self, handler: Streaming) -> Any:
+    def _guarded_stream(self, name: str, handler: Streaming) -> Any:
         """The same for a handler of streams."""
 
         async def guarded(messages: Any, context: Context) -> AsyncIterator[bytes]:
-            try:
-                _at_end(context, self.admission.enter())
-                async for reply in handler(aiter(messages), context):
-                    yield reply
-            except RequestFailed as error:
-                await _abort(context, error)
-            except Exception as error:  # noqa: BLE001 -- the service's boundary
-                await _abort_incident(context, error)
+            with self.metrics.call(name) as call:
+                try:
+                    _at_end(context, self.admission.enter())
+                    async for reply in handler(Received(aiter(messages), call), context):
+                        yield call.sent(reply)
+                except RequestFailed as error:
+                    call.status = error.status
+                    await _abort(context, error)
+                except Exception as error:  # noqa: BLE001 -- the service's boundary
+                    call.status = grpc.StatusCode.INTERNAL
+                    await _abort_incident(context, error)
 
         return guarded
 

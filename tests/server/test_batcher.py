@@ -8,8 +8,9 @@ import pytest
 
 from held import HeldEngine
 from losswire_proto.losses import LossCall
-from losswire_server.batcher import ENOUGH_BYTES, SLOTS, Batcher, BatchLimits
+from losswire_server.batcher import ENOUGH_BYTES, SLOTS, Batcher
 from losswire_server.errors import Expired
+from losswire_server.groups import BatchLimits
 from losswire_server.requests import LossRequest
 
 ROOMY = BatchLimits(rows=1000, nbytes=1 << 30, wait_us=3600_000_000)

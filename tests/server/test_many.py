@@ -12,8 +12,9 @@ from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_proto.wire import encode_call
 from losswire_server import many
 from losswire_server.admission import Admission, Room
-from losswire_server.batcher import Batcher, BatchLimits
+from losswire_server.batcher import Batcher
 from losswire_server.errors import Draining, InvalidRequest
+from losswire_server.groups import BatchLimits
 from losswire_server.many import ManyRun
 from losswire_server.reading import RequestReader
 

@@ -7,7 +7,8 @@ import pytest
 
 from held import HeldEngine
 from losswire_proto.losses import LossCall
-from losswire_server.batcher import SLOTS, Batcher, BatchLimits
+from losswire_server.batcher import SLOTS, Batcher
+from losswire_server.groups import BatchLimits
 from losswire_server.requests import LossRequest
 from losswire_server.turns import Turns
 
