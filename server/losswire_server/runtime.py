@@ -151,18 +151,31 @@ class _Loss:
         self._stop.set()
 
 
+METRICS_OF_THE_MOMENT: Final = {
+    "queue_requests": "Requests admitted and not answered yet",
+    "queue_bytes": "Bytes of theirs",
+    "calls": "Calls that have not ended",
+    "streams": "ComputeStream and ComputeMany calls of these",
+    "stream_window_bytes": "Bytes of streamed blocks in flight",
+    "regions": "Regions of memory that clients share",
+    "region_bytes": "Bytes of theirs",
+}
+"""What is looked up when somebody asks, by name, and what it is."""
+
+
 def _watch(metrics: Metrics, admission: Admission, window: Window, regions: Regions) -> None:
     """Has the metrics show what is held at the moment."""
-    for name, what, look in (
-        ("queue_requests", "Requests admitted and not answered yet", lambda: admission.requests),
-        ("queue_bytes", "Bytes of theirs", lambda: admission.held_bytes),
-        ("calls", "Calls that have not ended", lambda: admission.calls),
-        ("streams", "ComputeStream and ComputeMany calls of these", lambda: admission.streams),
-        ("stream_window_bytes", "Bytes of streamed blocks in flight", lambda: window.used),
-        ("regions", "Regions of memory that clients share", lambda: len(regions)),
-        ("region_bytes", "Bytes of theirs", lambda: regions.nbytes),
-    ):
-        metrics.watch(name, what, look)
+    looks: dict[str, Callable[[], float]] = {
+        "queue_requests": lambda: admission.requests,
+        "queue_bytes": lambda: admission.held_bytes,
+        "calls": lambda: admission.calls,
+        "streams": lambda: admission.streams,
+        "stream_window_bytes": lambda: window.used,
+        "regions": lambda: len(regions),
+        "region_bytes": lambda: regions.nbytes,
+    }
+    for name, what in METRICS_OF_THE_MOMENT.items():
+        metrics.watch(name, what, looks[name])
 
 
 def _room(settings: ServerSettings) -> Room:
