@@ -46,7 +46,7 @@ def _plug_in(plug: EntryPoint) -> None:
         def stand_in() -> None:
             sys.stderr.write(
                 f"losswire {plug.name}: needs {missing}: pip install 'losswire[server]',"
-                " or 'losswire[demo]' for the demo, 'losswire[bench]' for bench and loss\n"
+                " or 'losswire[demo]' for the demo, 'losswire[bench]' for bench, loss and top\n"
             )
             raise typer.Exit(2)
 
