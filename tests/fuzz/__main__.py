@@ -38,9 +38,10 @@ def main():
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("targets", nargs="*", default=TARGETS)
     asked = parser.parse_args()
+    summary = {"seed": asked.seed, **_code()}
     figures = {name: fuzzed(name, asked.runs, asked.seed) for name in asked.targets}
     asked.results.parent.mkdir(parents=True, exist_ok=True)
-    summary = {"seed": asked.seed, **_code(), "targets": figures}
+    summary["targets"] = figures
     asked.results.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     sys.exit(any(each["failures"] for each in figures.values()))
 
@@ -68,9 +69,9 @@ def fuzzed(name, runs, seed):
         "failures": failures,
         "seconds": round(seconds, 1),
     }
-    sys.stdout.write(f"{name}: {json.dumps(figures)}\n")
+    print(f"{name}: {json.dumps(figures)}", flush=True)
     if failures or not statuses:
-        sys.stdout.write(output[-4000:])
+        print(output[-4000:], flush=True)
     return figures
 
 

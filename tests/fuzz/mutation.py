@@ -14,7 +14,28 @@ from losswire_proto import dtypes, tensors
 from losswire_proto.losses import LOSSES
 from losswire_proto.v1 import tensor_pb2
 
-INTEGERS = (0, 1, 2, 3, 5, 8, 12, 31, 32, 33, 64, 100, 127, 128, 255, 256, 4096, 2**31 - 1, 2**31)
+INTEGERS = (
+    0,
+    1,
+    2,
+    3,
+    5,
+    8,
+    12,
+    31,
+    32,
+    33,
+    64,
+    100,
+    127,
+    128,
+    255,
+    256,
+    4096,
+    2**20,
+    2**31 - 1,
+    2**31,
+)
 INTEGERS += (2**32 - 1, 2**32, 2**57, 2**58 - 1, 2**58, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
 NUMBERS = (0.0, -0.0, 0.1, 0.5, 1.0, 2.0, -1.0, 1e-7, 5e-324, 1e-300, 1e30, 1e300, 1.5, 1000.0)
 NUMBERS += (math.inf, -math.inf, math.nan)
@@ -179,9 +200,24 @@ def _value(descriptor, old, random):
     return min(max(value, low), high)
 
 
+def _change_element(message, itemsize, random):
+    """Another element: one that is large, negative, infinite, NaN, or out of range as an id."""
+    elements = bytearray(message.data)
+    start = random.randrange(len(elements)) // itemsize * itemsize
+    if random.random() < 0.5:
+        elements[start] = random.choice((0, 1, 2, 3, 5, 9, 0x7F, 0x80, 0xFF))
+    else:
+        stop = min(start + itemsize, len(elements))
+        elements[start:stop] = bytes([random.choice((0, 0x7F, 0x80, 0xFF))] * (stop - start))
+    message.data = bytes(elements)
+
+
 def _change_tensor(message, random):
     """Another shape, dtype or other elements, so that the tensor stays one."""
     dtype, shape = dtypes.dtype_of(message.dtype) or np.dtype(np.float32), list(message.shape)
+    if message.data and random.random() < 0.4:
+        _change_element(message, dtype.itemsize, random)
+        return
     is_whole = all(0 <= length <= 64 for length in shape) and math.prod(shape) <= 1024
     match random.randrange(4):
         case 0:

@@ -19,8 +19,9 @@ import numpy as np
 import losswire
 from fuzz.scripts import Condition, Kind, Script, Step
 from fuzz.targets.regions import FILE_BYTES
-from losswire_proto import dtypes
+from losswire_proto import dtypes, tensors
 from losswire_proto.v1 import loss_service_pb2 as pb
+from losswire_proto.v1 import options_pb2, tensor_pb2
 from losswire_server.admission import Admission, Room, Window
 from losswire_server.batcher import Batcher, BatchLimits
 from losswire_server.engine.numpy_engine import NumpyEngine
@@ -194,12 +195,26 @@ def write(target, scripts):
             (folder / hashlib.sha1(data, usedforsecurity=False).hexdigest()).write_bytes(data)
 
 
+def boasts():
+    """Starts of streams that say of millions of rows what takes a few bytes."""
+    scalar = tensors.encode("", np.float32(1))
+    for rows in (1 << 20, 1 << 22, 1 << 40):
+        spec = tensor_pb2.TensorSpec(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[rows, 3])
+        options = options_pb2.LossOptions(reduction=options_pb2.REDUCTION_MEAN)
+        options.kl_divergence.SetInParent()
+        row = tensors.encode("", np.ones((1, 3), np.float32))
+        for labels in ({"labels_spec": spec, "sample_weight": scalar}, {"labels": row}):
+            start = pb.ComputeStreamStart(options=options, logits_spec=spec, **labels)
+            yield pb.ComputeStreamRequest(start=start).SerializeToString()
+
+
 def main():
     """Writes all corpora's beginnings."""
     calls, replies = recorded()
     plain = [steps for method, steps in calls if method == "Compute"]
     write("decoder", [steps * 2 for steps in plain if b"region" not in steps[0].content])
     write("stream", [steps for method, steps in calls if method == "ComputeStream"])
+    write("stream", [[Step(Kind.SEND, each)] for each in boasts()])
     together = [steps for method, steps in calls if method == "ComputeMany"]
     few = [steps[at : at + 2] for steps in together for at in range(0, len(steps), 2)]
     write("many", few)
