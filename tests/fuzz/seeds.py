@@ -197,13 +197,13 @@ def write(target, scripts):
 
 def boasts():
     """Starts of streams that say of millions of rows what takes a few bytes."""
-    scalar = tensors.encode("", np.float32(1))
-    for rows in (1 << 20, 1 << 22, 1 << 40):
-        spec = tensor_pb2.TensorSpec(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[rows, 3])
+    weight = tensors.encode("", np.ones((2, 1), np.float32))
+    for rows in (1 << 19, 1 << 21, 1 << 40):
+        spec = tensor_pb2.TensorSpec(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[2, rows, 3])
         options = options_pb2.LossOptions(reduction=options_pb2.REDUCTION_MEAN)
         options.kl_divergence.SetInParent()
-        row = tensors.encode("", np.ones((1, 3), np.float32))
-        for labels in ({"labels_spec": spec, "sample_weight": scalar}, {"labels": row}):
+        row = tensors.encode("", np.ones((2, 1, 3), np.float32))
+        for labels in ({"labels_spec": spec, "sample_weight": weight}, {"labels": row}):
             start = pb.ComputeStreamStart(options=options, logits_spec=spec, **labels)
             yield pb.ComputeStreamRequest(start=start).SerializeToString()
 
