@@ -13,8 +13,9 @@ from fuzz.scripts import Script
 
 TARGETS = ("decoder", "stream", "many", "regions", "replies")
 CORPUS = Path(__file__).parent / "corpus"
-FOUND = Path(__file__).parent / "found"
-"""Inputs that once failed, by target and what it was; these stay whatever they reach."""
+KEPT = Path(__file__).parent / "kept"
+"""Inputs that stay whatever they reach: those that once failed, by target and what it was, and
+those that only the measure of memory can tell from others."""
 
 MEMORY_BYTES = 4 << 20
 """Python's and NumPy's own memory that an input may take at its peak, more than 64 times its size:
@@ -66,5 +67,5 @@ class Player:
 
 def corpus(name):
     """The inputs that are kept for a target, in an order that does not change."""
-    paths = sorted((CORPUS / name).glob("*")) + sorted((FOUND / name).glob("*"))
+    paths = sorted((CORPUS / name).glob("*")) + sorted((KEPT / name).glob("*"))
     return [path.read_bytes() for path in paths]

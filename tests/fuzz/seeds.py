@@ -10,13 +10,13 @@ import hashlib
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 from unittest import mock
 
 import grpc
 import numpy as np
 
 import losswire
+from fuzz.player import CORPUS, KEPT
 from fuzz.scripts import Condition, Kind, Script, Step
 from fuzz.targets.regions import FILE_BYTES
 from losswire_proto import dtypes, tensors
@@ -30,7 +30,6 @@ from losswire_server.runtime import _host
 from losswire_server.service import SERVED, LossService
 from shared_memory import PROOF
 
-CORPUS = Path(__file__).parent / "corpus"
 CONDITIONS = (Condition(0), Condition.SMALL_CUTS, Condition.THREADS | Condition.LITTLE_ROOM)
 
 
@@ -185,9 +184,9 @@ def _name(slice_, names):
     slice_.offset %= FILE_BYTES - slice_.length
 
 
-def write(target, scripts):
+def write(target, scripts, root=CORPUS):
     """Writes scripts that are not there yet, under every condition."""
-    folder = CORPUS / target
+    folder = root / target
     folder.mkdir(parents=True, exist_ok=True)
     for steps in scripts:
         for condition in CONDITIONS:
@@ -214,7 +213,7 @@ def main():
     plain = [steps for method, steps in calls if method == "Compute"]
     write("decoder", [steps * 2 for steps in plain if b"region" not in steps[0].content])
     write("stream", [steps for method, steps in calls if method == "ComputeStream"])
-    write("stream", [[Step(Kind.SEND, each)] for each in boasts()])
+    write("stream", [[Step(Kind.SEND, each)] for each in boasts()], KEPT)
     together = [steps for method, steps in calls if method == "ComputeMany"]
     few = [steps[at : at + 2] for steps in together for at in range(0, len(steps), 2)]
     write("many", few)

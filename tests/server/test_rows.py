@@ -158,7 +158,7 @@ def test_a_part_of_a_weighting_knows_its_rows():
 
 
 def test_a_label_gradient_beyond_its_dtype_is_infinite():
-    """It is summed in float64 and given in the labels' dtype; no warning is made of what is lost."""
+    """Summed in float64 and given in the labels' dtype, it warns of nothing."""
     labels = np.ones((1, 2), np.float32)
     gradient = LabelGradient(LabelTable.of(labels, (1, 2), 1))
     gradient.add(0, np.zeros(1, np.int64), np.asarray([[1e300, 1.0]]))
