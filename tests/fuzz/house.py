@@ -18,8 +18,9 @@ from losswire_proto import codec
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server import many
 from losswire_server.admission import Admission, Room, Window
-from losswire_server.batcher import Batcher, BatchLimits
+from losswire_server.batcher import Batcher
 from losswire_server.engine.numpy_engine import NumpyEngine
+from losswire_server.groups import BatchLimits
 from losswire_server.regions import Regions
 from losswire_server.service import SERVICE, LossService
 

@@ -23,8 +23,9 @@ from losswire_proto import dtypes, tensors
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_proto.v1 import options_pb2, tensor_pb2
 from losswire_server.admission import Admission, Room, Window
-from losswire_server.batcher import Batcher, BatchLimits
+from losswire_server.batcher import Batcher
 from losswire_server.engine.numpy_engine import NumpyEngine
+from losswire_server.groups import BatchLimits
 from losswire_server.regions import Regions
 from losswire_server.runtime import _host
 from losswire_server.service import SERVED, LossService
