@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check proto proto-check bench serve docs gpu-test gpu-bench test-frameworks browser-test node-test image image-test wheel-test clean
+.PHONY: demo test check proto proto-check bench serve docs gpu-test gpu-bench fuzz test-frameworks browser-test node-test image image-test wheel-test clean
 
 demo: $(READY)  ## train a digit classifier, every loss over gRPC
 	$(BIN)/losswire demo --plot build/demo.png
@@ -49,6 +49,12 @@ gpu-test: $(READY)  ## what needs a GPU; skips, visibly, where there is none
 
 gpu-bench: $(VENV)/bench-ready  ## kernels and calls on a GPU, beside copies, PyTorch, Liger-Kernel and QuACK
 	$(BIN)/python -m benchmarks.gpu $(BENCH)
+
+FUZZ_RUNS ?= 100000
+
+fuzz: $(READY)  ## FUZZ_RUNS inputs for each target, steered by coverage; finds go to the corpus
+	$(BIN)/pip install --quiet --editable '.[dev,fuzz]'
+	cd tests && ../$(BIN)/python -m fuzz --runs $(FUZZ_RUNS) $(FUZZ)
 
 test-frameworks: $(READY)  ## side by side with PyTorch, optax, TensorFlow and Keras
 	$(BIN)/pip install --quiet 'torch==2.13.0' jax optax tensorflow-cpu keras

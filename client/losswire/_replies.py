@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from losswire_proto import codec, tensors
+from losswire_proto.rules import InvalidField, Spec
 from losswire_proto.skeleton import Skeletons
 from losswire_proto.v1 import loss_service_pb2 as pb
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from losswire._requests import Asked
     from losswire._results import Outputs
     from losswire_proto.codec import Path
+    from losswire_proto.dtypes import Array
 
 _NAMES = {each.number: each.name for each in pb.ComputeResponse.DESCRIPTOR.fields}
 
@@ -59,8 +61,7 @@ class ReplyReader:
                 for part in parts
             }
             if asked.overwritten is not None and "grad_logits" in outputs:
-                np.copyto(asked.overwritten, outputs["grad_logits"])
-                outputs["grad_logits"] = asked.overwritten
+                outputs["grad_logits"] = _overwrite(asked.overwritten, outputs["grad_logits"])
         return outputs
 
 
@@ -72,6 +73,18 @@ def _parts(outputs: Outputs, spans: Mapping[Path, slice]) -> list[_Part]:
     ]
 
 
+def _overwrite(logits: Array, gradient: Array) -> Array:
+    """The logits, which hold their gradient now.
+
+    Raises:
+        InvalidField: it is another array's.
+    """
+    if gradient.shape != logits.shape or gradient.dtype != logits.dtype.newbyteorder("<"):
+        raise InvalidField("reply.grad_logits", f"{Spec.of(logits)}", Spec.of(gradient))
+    np.copyto(logits, gradient)
+    return logits
+
+
 def parse(payload: bytes, asked: Asked) -> Outputs:
     """The same for a reply of any kind."""
     message, views = codec.parse(pb.ComputeResponse, payload)
@@ -80,8 +93,7 @@ def parse(payload: bytes, asked: Asked) -> Outputs:
         name = descriptor.name
         array = tensors.decode_field(f"reply.{name}", message, name, views)
         if name == "grad_logits" and asked.overwritten is not None:
-            np.copyto(asked.overwritten, array)
-            outputs[name] = asked.overwritten
+            outputs[name] = _overwrite(asked.overwritten, array)
         else:
             outputs[name] = array.copy()
     return outputs

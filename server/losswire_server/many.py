@@ -20,7 +20,7 @@ from losswire_server import incidents, replies
 from losswire_server.errors import Draining, InvalidRequest, RequestFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
     from losswire_server.admission import Account, Admission
     from losswire_server.batcher import Batcher
@@ -124,7 +124,7 @@ class ManyRun:
         self._is_all_read = False
         self._wake_writer, self._wake_reader = asyncio.Event(), asyncio.Event()
 
-    async def replies(self, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def replies(self, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
         """The replies to `messages`.
 
         Raises:
@@ -132,6 +132,8 @@ class ManyRun:
             Draining: the server has stopped reading.
         """
         reading = asyncio.create_task(self._read(messages))
+        # Not at the end of `_read`, which never begins where it is cancelled at once.
+        reading.add_done_callback(self._all_read)
         forget = self._admission.on_drain(reading.cancel)
         try:
             while self._finished or self._in_flight or not self._is_all_read:
@@ -150,10 +152,12 @@ class ManyRun:
         finally:
             forget()
             reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
-            self._let_go(self._finished)
-            for pending in list(self._in_flight.values()):
-                self._take_back(pending)
+            try:
+                await asyncio.gather(reading, return_exceptions=True)
+            finally:  # also where the call is cancelled once more
+                self._let_go(self._finished)
+                for pending in list(self._in_flight.values()):
+                    self._take_back(pending)
 
     def finished(self, pending: _Pending) -> None:
         """Takes a request whose outcome is there."""
@@ -163,15 +167,16 @@ class ManyRun:
 
     async def _read(self, messages: AsyncIterator[bytes]) -> None:
         """Hands the requests to the batcher as they arrive, as far as there is room."""
-        try:
-            async for payload in messages:
-                self._take(payload)
-                while self._held_requests >= HELD_REQUESTS or self._held_bytes >= HELD_BYTES:
-                    self._wake_reader.clear()
-                    await self._wake_reader.wait()
-        finally:
-            self._is_all_read = True
-            self._wake_writer.set()
+        async for payload in messages:
+            self._take(payload)
+            while self._held_requests >= HELD_REQUESTS or self._held_bytes >= HELD_BYTES:
+                self._wake_reader.clear()
+                await self._wake_reader.wait()
+
+    def _all_read(self, _reading: asyncio.Task[None]) -> None:
+        """Lets the writer end once all is answered."""
+        self._is_all_read = True
+        self._wake_writer.set()
 
     def _take(self, payload: bytes) -> None:
         """Takes one message: its new requests, and those that are not wanted any more."""

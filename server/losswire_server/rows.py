@@ -135,7 +135,8 @@ class LabelGradient:
         aligned = (1,) * (rank - labels.ndim) + labels.shape
         by_row = aligned[:axis] + aligned[axis + 1 :] + (aligned[axis],)
         grad: Array = np.moveaxis(self._total.reshape(by_row), -1, axis).reshape(labels.shape)
-        return grad.astype(labels.dtype)
+        with np.errstate(all="ignore"):  # what is beyond the labels' dtype is infinite
+            return grad.astype(labels.dtype)
 
 
 class LossSum:

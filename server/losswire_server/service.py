@@ -8,7 +8,8 @@ traceback under an incident id, and the caller gets the id alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -43,7 +44,7 @@ _LONGEST_MESSAGE: Final = 2000
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Unary: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
-Streaming: TypeAlias = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]
+Streaming: TypeAlias = Callable[[AsyncIterator[bytes], Context], AsyncGenerator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ class LossService:
 
     async def _compute_stream(
         self, messages: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         account = self.admission.account(client_of(context))
         _at_end(context, account.open_stream())
         try:
@@ -127,12 +128,13 @@ class LossService:
         _at_end(context, account.take(start.held_bytes))
         stream = await asyncio.to_thread(Stream, start)
         run = StreamRun(stream, self.batcher, self.window, _deadline(context), account.key)
-        async for reply in run.replies(messages):
-            yield reply
+        async with aclosing(run.replies(messages)) as answers:
+            async for reply in answers:
+                yield reply
 
     async def _compute_many(
         self, messages: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         deadline, account = _deadline(context), self.admission.account(client_of(context))
         _at_end(context, account.open_stream())
         run = ManyRun(
@@ -144,8 +146,9 @@ class LossService:
             account,
             self.metrics,
         )
-        async for reply in run.replies(messages):
-            yield reply
+        async with aclosing(run.replies(messages)) as answers:
+            async for reply in answers:
+                yield reply
 
     async def _server_info(self, _payload: bytes, _context: Context) -> bytes:
         return self.info.SerializeToString()
@@ -176,8 +179,11 @@ class LossService:
             with self.metrics.call(name) as call:
                 try:
                     _at_end(context, self.admission.enter())
-                    async for reply in handler(Received(aiter(messages), call), context):
-                        yield call.sent(reply)
+                    received = Received(aiter(messages), call)
+                    # Closed here, not whenever it is found to be left: it holds room until then.
+                    async with aclosing(handler(received, context)) as answers:
+                        async for reply in answers:
+                            yield call.sent(reply)
                 except RequestFailed as error:
                     call.status = error.status
                     await _abort(context, error)

@@ -15,7 +15,7 @@ from losswire_server import replies, validation
 from losswire_server.admission import Share
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Hashable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
 
     from losswire_server.admission import Window
     from losswire_server.batcher import Batcher
@@ -63,7 +63,7 @@ class StreamRun:
         self._room = asyncio.Semaphore(1 if stream.is_serial else BLOCKS_IN_FLIGHT)
         self._blocks: asyncio.Queue[_InFlight | None] = asyncio.Queue()
 
-    async def replies(self, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def replies(self, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
         """The replies to the blocks in `messages`, in order, and the summary.
 
         Raises:
@@ -109,7 +109,13 @@ class StreamRun:
         """Takes back what is still on its way."""
         self._stream.close()
         reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
+        try:
+            await asyncio.gather(reading, return_exceptions=True)
+        finally:  # also where the call is cancelled once more
+            await self._take_back(block)
+
+    async def _take_back(self, block: _InFlight | None) -> None:
+        """Takes back the blocks that have been read."""
         left = [] if block is None else [block]
         while not self._blocks.empty():
             waiting = self._blocks.get_nowait()

@@ -323,3 +323,27 @@ async def test_a_call_that_is_dropped_takes_its_requests_back(call, engine):
     assert call.batcher._groups == {}
     engine.release()
     assert engine.batches == [[1]]
+
+
+@scenario()
+async def test_a_drain_ends_a_call_that_has_not_read_anything(call, engine):
+    """A call that began in the very turn in which the server is told to stop ends, too."""
+    first = asyncio.ensure_future(anext(call._replies))
+    await asyncio.sleep(0)  # the call has begun, its reader has not
+    await call.admission.drain(60)
+    with pytest.raises(Draining):
+        await asyncio.wait_for(first, 20)
+
+
+@scenario()
+async def test_a_call_that_is_cancelled_twice_gives_all_back(call, engine):
+    """A second cancellation, while the first is being seen to, leaves nothing behind."""
+    call.send((1, 1), (2, 2))
+    first = asyncio.ensure_future(call.answer())
+    await engine.entered()
+    for _ in range(2):
+        first.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait([first])
+    assert call.admission.held_bytes == 0
+    engine.release()

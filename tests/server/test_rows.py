@@ -155,3 +155,11 @@ def test_a_part_of_a_weighting_knows_its_rows():
     assert part.no_grad is None
     assert (part.divisor, part.is_empty_zero, part.is_scale_nan) == (3.5, True, False)
     assert np.shares_memory(part.weight, whole.weight)
+
+
+def test_a_label_gradient_beyond_its_dtype_is_infinite():
+    """Summed in float64 and given in the labels' dtype, it warns of nothing."""
+    labels = np.ones((1, 2), np.float32)
+    gradient = LabelGradient(LabelTable.of(labels, (1, 2), 1))
+    gradient.add(0, np.zeros(1, np.int64), np.asarray([[1e300, 1.0]]))
+    assert gradient.value(labels, 1, 2).tolist() == [[np.inf, 1.0]]

@@ -129,3 +129,15 @@ async def test_a_run_that_is_left_takes_all_back(begin, engine):
         read = messages.read
         await asyncio.sleep(0)
         assert messages.read == read <= wanted + BLOCKS_IN_FLIGHT
+
+
+@scenario
+async def test_a_run_that_is_cancelled_twice_takes_all_back(begin, engine):
+    """A second cancellation, while the first is being seen to, leaves no room taken."""
+    engine.gate.clear()
+    whole = asyncio.ensure_future(taken(begin(), Messages()))
+    await asyncio.to_thread(engine.wait_for_batch)
+    for _ in range(5):
+        whole.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait([whole])

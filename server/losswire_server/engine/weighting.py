@@ -35,6 +35,11 @@ SEQUENCE_EPSILON: Final = 1e-12
 """What sequence_loss adds to the sum of the weights, so that padding alone gives 0."""
 
 
+_quiet: Final = np.errstate(all="ignore")
+"""Weights, losses and divisors may be what they like; their NaN and inf are results, not faults."""
+
+
+@_quiet
 def weigh(request: LossRequest) -> Weighting:
     """Derives the weighting of a request from its labels and weights."""
     call = request.call
@@ -47,7 +52,8 @@ def weigh(request: LossRequest) -> Weighting:
     if isinstance(call.loss, SequenceLoss):
         return _weigh_sequences(request, call.loss, ids, weight)
     divisor = 1.0
-    if call.reduction == "mean":
+    # What has no loss has nothing to reduce: its output is what it is.
+    if call.reduction == "mean" and request.reading != "none":
         divisors = _divisors(request, ids, weight, ignored)
         if request.parts > 1:
             return _weigh_means(request, ids, weight, ignored, invalid, divisors)
@@ -74,8 +80,7 @@ def _weigh_means(
     if invalid is not None:
         weight[invalid] = np.nan
     is_empty = divisors == 0.0
-    with np.errstate(all="ignore"):
-        scale = weight.reshape(request.parts, -1) / divisors[:, None]
+    scale = weight.reshape(request.parts, -1) / divisors[:, None]
     no_grad = ignored
     if is_empty.any():
         scale[is_empty] = np.nan
@@ -87,6 +92,7 @@ def _weigh_means(
     )
 
 
+@_quiet
 def reduce(request: LossRequest, weighting: Weighting, per_example: Array) -> Array | None:
     """The reduced loss of a request, in the dtype of its losses; None for reduction "none"."""
     loss = request.call.loss
@@ -101,14 +107,14 @@ def reduce(request: LossRequest, weighting: Weighting, per_example: Array) -> Ar
     return reduced(request, weighting, total)
 
 
+@_quiet
 def reduced(request: LossRequest, weighting: Weighting, total: LossSum) -> Array:
     """The loss that a sum of per-example losses becomes."""
     dtype = dtypes.compute_dtype(request.logits.dtype)
     if weighting.is_empty_zero:
         return np.zeros((), dtype)
-    with np.errstate(all="ignore"):
-        mean = total.value() / weighting.divisor if weighting.divisor else np.nan
-        return np.asarray(mean, dtype)
+    mean = total.value() / weighting.divisor if weighting.divisor else np.nan
+    return np.asarray(mean, dtype)
 
 
 def _reduce_parts(request: LossRequest, weighting: Weighting, per_example: Array) -> Array:
@@ -116,15 +122,13 @@ def _reduce_parts(request: LossRequest, weighting: Weighting, per_example: Array
 
     They are small, so that a sum of theirs has one portion.
     """
-    with np.errstate(all="ignore"):
-        sums = per_example.reshape(request.parts, -1).astype(np.float64).sum(axis=1)
-        means = sums[:, None].sum(axis=1) / weighting.divisor
+    sums = per_example.reshape(request.parts, -1).astype(np.float64).sum(axis=1)
+    means = sums[:, None].sum(axis=1) / weighting.divisor
     if request.call.reduction == "mean":
         empty = 0.0 if request.call.empty_mean == "zero" else np.nan
         means[np.asarray(weighting.divisor) == 0.0] = empty
     dtype = dtypes.compute_dtype(request.logits.dtype)
-    with np.errstate(all="ignore"):
-        losses: Array = means.astype(dtype)
+    losses: Array = means.astype(dtype)
     return losses
 
 
@@ -143,8 +147,7 @@ def _total(weight: Float64s) -> float:
 def _divided(weight: Float64s, divisor: float) -> Float64s:
     if weight.size and weight.strides == (0,):
         return _all(float(weight[0]) / divisor, weight.size)
-    with np.errstate(all="ignore"):
-        return weight if divisor == 1.0 else weight / divisor
+    return weight if divisor == 1.0 else weight / divisor
 
 
 def _sample_weight(request: LossRequest) -> Float64s:

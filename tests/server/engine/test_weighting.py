@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from losswire_proto.losses import LossCall, SoftmaxCrossEntropy
+from losswire_proto.losses import LossCall, SequenceLoss, Softmax, SoftmaxCrossEntropy
 from losswire_server.engine.weighting import reduce, weigh
 from losswire_server.requests import LossRequest
 
@@ -118,3 +118,20 @@ def test_reduction_of_double_losses_is_double():
     """float64 losses give a float64 loss."""
     request = request_of([0, 1], reduction="sum")
     assert reduce(request, weigh(request), np.float64([0.1, 0.2])) == 0.1 + 0.2
+
+
+def test_what_has_no_loss_is_not_reduced():
+    """Softmax is softmax whatever reduction came with it: its rows sum to 1."""
+    logits = np.zeros((4, 2), np.float32)
+    request = LossRequest(LossCall(Softmax(), reduction="mean"), logits, 1, None, "none")
+    assert weigh(request).scale.tolist() == [1.0] * 4
+
+
+def test_infinite_losses_of_either_sign_are_no_warning():
+    """Their sum is NaN, as arithmetic says; warnings are errors here."""
+    call = LossCall(SequenceLoss(), axis=2)
+    weights = np.float32([[1, -1]])
+    ids = np.zeros((1, 2), np.int64)
+    request = LossRequest(call, np.zeros((1, 2, 3)), 2, ids, "ids", sample_weight=weights)
+    loss = reduce(request, weigh(request), np.asarray([np.inf, -np.inf]))
+    assert np.isnan(loss)

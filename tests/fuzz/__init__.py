@@ -1,0 +1,1 @@
+"""Fuzzing of what strangers may send: scripts of calls, played against the service in process."""

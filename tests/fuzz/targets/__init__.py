@@ -1,0 +1,1 @@
+"""The targets: each plays a script against one part of the service and judges what comes back."""
