@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
+from benchmarks.processes import own_bytes
 from benchmarks.soak.crew import CLIENT_KINDS, Crew
 from benchmarks.soak.faults import KINDS
 from benchmarks.soak.footprint import settled
@@ -53,6 +54,7 @@ class Scene:
     ) -> None:
         self.tally = Tally()
         self.kills: Counter[str] = Counter()
+        self.own_bytes: dict[LinkKind, list[int]] = {kind: [] for kind in kinds}
         self._seeds = itertools.count(seed)
         self._random = random.Random(seed)  # noqa: S311 -- to be repeated, not to be guessed
         self._stages = itertools.cycle(STAGES)
@@ -98,6 +100,8 @@ class Scene:
                 if has_restarts:
                     self._random.choice(self.links).restart()
                     self.kills["a server"] += 1
+                for link in self.links:
+                    self.own_bytes[link.kind].append(own_bytes(link.server.pid))
                 watch(crew.count())
                 time.sleep(_PAUSE_SECONDS)
             self.tally.add(crew.end())
@@ -132,6 +136,7 @@ class Scene:
             "messages": self.tally.messages[:20],
             "faults": {kind: injected[kind] for kind in KINDS},
             "kills": dict(self.kills),
+            "own_bytes": self.own_bytes,
             "incidents": sum(link.incidents for link in self.links),
         }
 
@@ -158,16 +163,16 @@ def faults(loop: Loop, seconds: float, watch: Callable[[int], object], seed: int
 
 
 def soak(loop: Loop, seconds: float, watch: Callable[[int], object], seed: int) -> dict[str, Any]:
-    """The same with servers that live on: a third to warm up, then the rest, then what is left.
+    """The same with servers that live on: half of it to warm up, half of it to see what stays.
 
     A server keeps the memory that it once needed. So that this is not more by chance at the end, it
-    is warmed up by twice the clients.
+    is warmed up by three times the clients.
     """
     with Scene(loop, seed) as scene:
-        scene.run_for(seconds / 3, watch, clients=2)
+        scene.run_for(seconds / 2, watch, clients=3)
         before = scene.footprints()
         warmed_up = scene.tally.calls.total()
-        scene.run_for(seconds * 2 / 3, lambda calls: watch(warmed_up + calls))
+        scene.run_for(seconds / 2, lambda calls: watch(warmed_up + calls))
         after = scene.footprints(before)
         return {"seconds": seconds, **scene.as_json(), "servers": compared(before, after)}
 

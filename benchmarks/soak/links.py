@@ -25,11 +25,12 @@ LinkKind: TypeAlias = Literal["tcp", "unix", "tls"]
 LINKS: Final[tuple[LinkKind, ...]] = ("tcp", "unix", "tls")
 
 _BOUNDS: Final = {
-    "max_message_bytes": 64 << 20,
-    "queue_bytes": 64 << 20,
-    "stream_bytes": 32 << 20,
+    "max_message_bytes": 32 << 20,
+    "queue_bytes": 48 << 20,
+    "stream_bytes": 8 << 20,
 }
-"""Little, so that servers are full at times, clients have to come again, and memory is bounded."""
+"""Little, so that servers are full at times, blocks have to wait, and memory soon is what it will
+be."""
 
 _INCIDENT: Final = "incident="
 

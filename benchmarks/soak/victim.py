@@ -13,8 +13,8 @@ import numpy as np
 
 import losswire
 
-SHAPE: Final = (4000, 500)
-LOGITS_BYTES: Final = 4000 * 500 * 4
+SHAPE: Final = (2000, 500)
+LOGITS_BYTES: Final = 2000 * 500 * 4
 
 
 def main(target: str, transport: str, tls: str) -> None:
