@@ -31,7 +31,8 @@ def broken(figures: Mapping[str, Any]) -> list[str]:
 def _of_traffic(figures: Mapping[str, Any]) -> Iterator[str]:
     for outcome in ("lost", "wrong", "incidents"):
         if figures[outcome]:
-            yield f"{figures[outcome]} {outcome}: {'; '.join(figures['messages'][:3])}"
+            told = [each for each in figures["messages"] if f", {outcome}: " in each]
+            yield f"{figures[outcome]} {outcome}{''.join(f'; {each}' for each in told[:3])}"
     if not figures["right"]:
         yield "no right answer at all"
     yield from (f"no fault of kind {kind}" for kind, n in figures["faults"].items() if not n)

@@ -17,8 +17,8 @@ from losswire_server.engine.numpy_engine import NumpyEngine
 
 GOOD = {
     "faults": {
-        "right": 9, "told": 1, "lost": 0, "wrong": 0, "incidents": 0, "messages": [],
-        "faults": {"drop": 1, "reset": 1},
+        "right": 9, "told": 1, "lost": 0, "wrong": 0, "incidents": 0,
+        "messages": ["streamed, lost: why"], "faults": {"drop": 1, "reset": 1},
     },
     "overload": {
         "more calls": {
@@ -43,7 +43,7 @@ def engine():
 @pytest.mark.parametrize(
     ("path", "value", "line"),
     [
-        ("faults lost", 1, "faults: 1 lost"),
+        ("faults lost", 1, "faults: 1 lost; streamed, lost: why"),
         ("faults wrong", 1, "faults: 1 wrong"),
         ("faults incidents", 2, "faults: 2 incidents"),
         ("faults right", 0, "no right answer"),
