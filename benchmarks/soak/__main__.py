@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
     Part = Callable[[Callable[[int], object]], dict[str, Any]]
 
-_RESULTS: Final = Path(__file__).parents[1] / "results" / "soak.json"
+_RESULTS: Final = Path("benchmarks/results/soak.json")
+_SOME_RESULTS: Final = Path("build/soak.json")
+"""Of a run that leaves parts out."""
+
+_PARTS: Final = ("faults", "overload", "soak")
 _PACKAGES: Final = ("losswire", "numpy", "grpcio", "protobuf")
 
 
@@ -49,9 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures["overload"] = nested
     figures = {"about": _about(asked, time.monotonic() - begin), **figures}
     figures["broken"] = promises.broken(figures)
-    asked.json.parent.mkdir(parents=True, exist_ok=True)
-    asked.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    console.print(f"figures  {asked.json}", soft_wrap=True)
+    path = asked.json or (_RESULTS if set(asked.only) == set(_PARTS) else _SOME_RESULTS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    console.print(f"figures  {path}", soft_wrap=True)
     for line in figures["broken"]:
         console.print(f"broken   {line}", style="red", soft_wrap=True, markup=False)
     return 1 if figures["broken"] else 0
@@ -102,12 +107,13 @@ def _git(*arguments: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parts = ("faults", "overload", "soak")
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=300.0, help="of each part; there are 4")
     parser.add_argument("--seed", type=int, default=1, help="of faults, traffic and kills")
-    parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="some of the parts")
-    parser.add_argument("--json", type=Path, default=_RESULTS, help="where the figures go")
+    parser.add_argument(
+        "--only", nargs="+", choices=_PARTS, default=_PARTS, help="some of the parts"
+    )
+    parser.add_argument("--json", type=Path, help=f"for the figures, not {_RESULTS}")
     return parser
 
 

@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from benchmarks.soak import __main__ as command
 from benchmarks.soak import overload, promises
 from benchmarks.soak.answers import Question
 from benchmarks.soak.footprint import Footprint
@@ -131,3 +132,17 @@ def test_an_overload_in_small(scenario):
     assert set(figures["others"]) == {"ServerBusy"}
     assert watched[-1] == figures["right"] + figures["others"]["ServerBusy"]
     assert json.loads(json.dumps(figures)) == figures
+
+
+def test_the_command_says_whether_a_promise_is_broken(tmp_path, monkeypatch, capsys):
+    """Status 0 and figures in a file, or status 1 and a line for what was broken."""
+    figures, path = copy.deepcopy(GOOD["faults"]), tmp_path / "deep" / "soak.json"
+    monkeypatch.setattr(command, "_parts", lambda _loop, _asked: {"faults": lambda _watch: figures})
+    assert command.main(["--json", str(path)]) == 0
+    written = json.loads(path.read_text())
+    assert written["faults"] == figures
+    assert written["about"]["packages"]["losswire"] == losswire.__version__
+    figures["wrong"] = 1
+    assert command.main(["--json", str(path)]) == 1
+    assert json.loads(path.read_text())["broken"] == ["faults: 1 wrong"]
+    assert "faults: 1 wrong" in capsys.readouterr().out
