@@ -5,7 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check proto proto-check bench serve docs gpu-test gpu-bench fuzz test-frameworks browser-test node-test image image-test wheel-test clean
+# Seconds of each of the four parts of `make soak`.
+SOAK_SECONDS ?= 300
+
+.PHONY: demo test check proto proto-check bench soak serve docs gpu-test gpu-bench fuzz test-frameworks browser-test node-test image image-test wheel-test clean
 
 demo: $(READY)  ## train a digit classifier, every loss over gRPC
 	$(BIN)/losswire demo --plot build/demo.png
@@ -30,6 +33,9 @@ proto-check: proto  ## fail where the committed code differs from the generated
 bench: $(VENV)/bench-ready  ## every path beside its ceiling, the frameworks and mosec
 	$(BIN)/python -m benchmarks.compare $(BENCH)
 	$(BIN)/python benchmarks/engine.py
+
+soak: $(READY) fuzz  ## fuzzing; faults, overload and a soak, for 20 minutes or 4 times SOAK_SECONDS
+	$(BIN)/python -m benchmarks.soak --seconds $(SOAK_SECONDS) $(SOAK)
 
 serve: $(READY)  ## a server on localhost:50051
 	$(BIN)/losswire serve

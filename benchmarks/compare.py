@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import traceback
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
-from benchmarks import huge_call, many_calls, picture, single_calls
+from benchmarks import huge_call, machine, many_calls, picture, single_calls
 from benchmarks.contenders import Setting
 from benchmarks.loop import Loop
 from losswire_server import memory
@@ -104,11 +101,7 @@ def about(asked: argparse.Namespace) -> dict[str, Any]:
         "command": "python -m benchmarks.compare " + " ".join(sys.argv[1:]),
         "rounds": asked.rounds,
         "keep_memory": asked.keep_memory,
-        "cores": len(os.sched_getaffinity(0)),
-        "processor": _processor(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        **machine.described(_PACKAGES),
     }
 
 
@@ -129,20 +122,6 @@ def _parser() -> argparse.ArgumentParser:
         help="have malloc keep freed memory in the measuring process too, as in the servers",
     )
     return parser
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,11 @@ def resident_bytes(pid: int) -> int:
     return _status_bytes(pid, "VmRSS")
 
 
+def own_bytes(pid: int) -> int:
+    """That part of it which belongs to no file and is shared with nobody."""
+    return _status_bytes(pid, "RssAnon")
+
+
 def peak_bytes(pid: int) -> int:
     """The most that it was since the start, or since `forget_peak`."""
     return _status_bytes(pid, "VmHWM")

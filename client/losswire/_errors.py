@@ -121,6 +121,10 @@ _OWN_LIMITS: Final = re.compile("larger than max|metadata size exceeds")
 _NOT_SENT: Final = re.compile("failed to connect to all addresses|connections to all backends")
 """What gRPC says where it had no connection to send a call by."""
 
+_CUT_OFF: Final = "Stream removed"
+"""What gRPC says, with UNKNOWN, of a call whose connection broke otherwise than by being closed:
+by bytes that TLS found to be others than were sent, for one."""
+
 
 def from_rpc(error: grpc.RpcError, target: str, timeout: float) -> LosswireError:
     """The error that a failed call stands for."""
@@ -130,8 +134,10 @@ def from_rpc(error: grpc.RpcError, target: str, timeout: float) -> LosswireError
         return InvalidInput(
             f"request: larger than {target} accepts in one message: {details}", code
         )
-    if code is grpc.StatusCode.CANCELLED and "Channel closed" not in details:
-        # Nobody here did it: the server went away while the call was on its way.
+    # Cancelled, and nobody here did it: the server went away while the call was on its way.
+    is_gone = code is grpc.StatusCode.CANCELLED and "Channel closed" not in details
+    is_broken = code is grpc.StatusCode.UNKNOWN and details.startswith(_CUT_OFF)
+    if is_gone or is_broken:
         return ServerUnavailable(f"{target}: the call was cut off: {details}", code)
     return from_status(code, details, target, timeout, _retry_delay(error))
 

@@ -148,6 +148,17 @@ class Account:
         """Who the client is."""
         return self._key
 
+    def check(self) -> None:
+        """Looks whether there is room for one more request, before it is read.
+
+        Most of what comes to a server that is overloaded is refused here: what it costs to say no
+        is taken from those who are served.
+
+        Raises:
+            Overloaded: there is none, whatever the request's size.
+        """
+        self._admission.check(self)
+
     def take(self, nbytes: int) -> Callable[[], None]:
         """Takes room for a request of `nbytes`; calling what is returned gives it back, once.
 
@@ -217,6 +228,15 @@ class Admission:
         """As `Account.take`, for nobody in particular."""
         return self.account().take(nbytes)
 
+    def check(self, account: Account) -> None:
+        """Looks whether there is room for one more request; as `Account.check`."""
+        room = self._room
+        if self._requests >= room.requests:
+            raise _full(f"{self._requests} of {room.requests} requests", 1, "queue")
+        if account.requests >= self._client_requests:
+            have = f"{account.requests} of {self._client_requests} requests"
+            raise _full(have, 1, "client's share of the queue")
+
     def add(self, account: Account, nbytes: int) -> None:
         """Takes room for a request; as `Account.take`."""
         room = self._room
@@ -227,15 +247,10 @@ class Admission:
             )
         if self._held_bytes + nbytes > room.nbytes:
             raise _full(f"{self._held_bytes} of {room.nbytes} bytes", nbytes, "queue")
-        if self._requests >= room.requests:
-            raise _full(f"{self._requests} of {room.requests} requests", 1, "queue")
-        if account.requests:
-            if account.nbytes + nbytes > self._client_bytes:
-                have = f"{account.nbytes} of {self._client_bytes} bytes"
-                raise _full(have, nbytes, "client's share of the queue")
-            if account.requests >= self._client_requests:
-                have = f"{account.requests} of {self._client_requests} requests"
-                raise _full(have, 1, "client's share of the queue")
+        self.check(account)
+        if account.requests and account.nbytes + nbytes > self._client_bytes:
+            have = f"{account.nbytes} of {self._client_bytes} bytes"
+            raise _full(have, nbytes, "client's share of the queue")
         self._held_bytes += nbytes
         self._requests += 1
         account.nbytes += nbytes

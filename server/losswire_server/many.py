@@ -218,6 +218,7 @@ class ManyRun:
                 raise InvalidRequest("timeout_ms: expected a number > 0, received 0")
             own = now + message.timeout_ms / 1000
             deadline = own if deadline is None else min(own, deadline)
+        self._account.check()
         request = self._reader.read(message.request.SerializeToString(), self._regions)
         pending.give_back = self._account.take(request.held_bytes)
         pending.nbytes = request.held_bytes

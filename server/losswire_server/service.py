@@ -92,10 +92,11 @@ class LossService:
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     async def _compute(self, payload: bytes, context: Context) -> bytes:
+        account = self.admission.account(client_of(context))
+        account.check()
         request = self.reader.read(payload, self.regions)
-        client = client_of(context)
-        _at_end(context, self.admission.account(client).take(request.held_bytes))
-        result = await self.batcher.submit(request, _deadline(context), client)
+        _at_end(context, account.take(request.held_bytes))
+        result = await self.batcher.submit(request, _deadline(context), account.key)
         return replies.encode_compute(request, result)
 
     async def _open_region(self, payload: bytes, context: Context) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.contenders import Setting
 from benchmarks.loop import Loop
 from benchmarks.mosec_client import MosecServer, decode, encode
-from benchmarks.processes import cpu_seconds, forget_peak, peak_bytes, resident_bytes
+from benchmarks.processes import cpu_seconds, forget_peak, own_bytes, peak_bytes, resident_bytes
 from benchmarks.rows import Row, Table
 from benchmarks.turns import Absent, Contender, Measured, in_turns
 from rich.console import Console
@@ -226,7 +226,7 @@ def test_what_a_process_has_used():
     assert cpu_seconds(os.getpid()) >= before > 0
     forget_peak(os.getpid())
     assert peak_bytes(os.getpid()) > 2**20
-    assert resident_bytes(os.getpid()) > 2**20
+    assert resident_bytes(os.getpid()) > own_bytes(os.getpid()) > 2**20
 
 
 def test_mosec_messages(problem):

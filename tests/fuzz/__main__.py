@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,11 +36,16 @@ def main():
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=100_000, help="inputs for each target")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="targets at a time")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("targets", nargs="*", default=TARGETS)
     asked = parser.parse_args()
     summary = {"seed": asked.seed, **_code()}
-    figures = {name: fuzzed(name, asked.runs, asked.seed) for name in asked.targets}
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        running = {
+            name: pool.submit(fuzzed, name, asked.runs, asked.seed) for name in asked.targets
+        }
+        figures = {name: each.result() for name, each in running.items()}
     asked.results.parent.mkdir(parents=True, exist_ok=True)
     summary["targets"] = figures
     asked.results.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

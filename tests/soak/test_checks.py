@@ -1,0 +1,151 @@
+"""The checks of long runs find what they are for: each promise, broken, is told."""
+
+import copy
+import json
+import os
+import threading
+from dataclasses import replace
+
+import pytest
+from benchmarks.soak import __main__ as command
+from benchmarks.soak import overload, promises
+from benchmarks.soak.answers import Question
+from benchmarks.soak.footprint import Footprint
+from benchmarks.soak.traffic import DTYPES, LOSSES, WAYS, Tally, _Call, _counted
+
+import losswire
+from losswire_server.engine.numpy_engine import NumpyEngine
+
+DOCUMENTED = {"ServerBusy", "ServerUnavailable", "DeadlineExceeded"}
+
+GOOD = {
+    "faults": {
+        "right": 9, "told": 1, "lost": 0, "wrong": 0, "incidents": 0,
+        "messages": ["streamed, lost: why"], "faults": {"drop": 1, "reset": 1},
+    },
+    "overload": {
+        "more calls": {
+            "wrong": 0, "goodput_ratio": 0.9, "p99_seconds": 1.0, "p99_bound_seconds": 1.0,
+            "growth": 0.02,
+        }
+    },
+    "soak": {
+        "right": 9, "told": 1, "lost": 0, "wrong": 0, "incidents": 0, "messages": [],
+        "faults": {"drop": 1}, "servers": {"tcp": {"growth": 0.02, "leaks": {}}},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engine():
+    made = NumpyEngine(threads=1)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "line"),
+    [
+        ("faults lost", 1, "faults: 1 lost; streamed, lost: why"),
+        ("faults wrong", 1, "faults: 1 wrong"),
+        ("faults incidents", 2, "faults: 2 incidents"),
+        ("faults right", 0, "no right answer"),
+        ("faults faults drop", 0, "no fault of kind drop"),
+        ("soak servers tcp growth", 0.021, "tcp: memory grew by 2.1%"),
+        ("soak servers tcp leaks", {"files": 1}, "tcp: 1 files leaked"),
+        ("overload:more calls:wrong", 1, "1 wrong"),
+        ("overload:more calls:goodput_ratio", 0.89, "goodput is 0.89 of the peak"),
+        ("overload:more calls:p99_seconds", 1.1, "99th percentile"),
+        ("overload:more calls:growth", 0.03, "memory grew by 3.0%"),
+    ],
+)
+def test_a_broken_promise_is_told(path, value, line):
+    """One figure that is not what it should be gives one line; figures at the limits none."""
+    assert promises.broken(GOOD) == []
+    figures = copy.deepcopy(GOOD)
+    *parents, name = path.split(":") if ":" in path else path.split()
+    place = figures
+    for parent in parents:
+        place = place[parent]
+    place[name] = value
+    (told,) = promises.broken(figures)
+    assert line in told
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_wrong_bit_is_found(client, engine, loss, dtype):
+    """A server's answer has the expected bits; with one of them turned over it is wrong."""
+    question = Question.make(loss, (6, 5), dtype, 7, engine)
+    result = question.problem.call(client)
+    assert question.difference(result) == ""
+    name = "output" if loss.endswith("softmax") else "grad_logits"
+    array = result if name == "output" else result.grad_logits
+    array.view("uint8")[3, 1] ^= 1
+    assert question.difference(result) == name
+
+
+def test_outcomes_of_calls(engine):
+    """Errors are lost calls, but for those that a caller is told of, as documented."""
+    ways = {way.name: way for way in WAYS}
+    question = Question.make("softmax", (2, 3), "float32", 1, engine)
+    cut, late = losswire.ServerUnavailable("cut"), losswire.DeadlineExceeded("late")
+    tally = Tally()
+    for name, error in [
+        ("streamed", cut),
+        ("shared memory, overwritten", cut),
+        ("shared memory, overwritten", late),
+    ]:
+        tally.add(_counted([_Call(ways[name], question, question.problem.logits)], [error]))
+    assert tally.as_json() == {
+        "streamed": {"lost": 1},
+        "shared memory, overwritten": {"told": 1, "lost": 1},
+    }
+    assert [message.partition(":")[0] for message in tally.messages] == [
+        "streamed, lost", "shared memory, overwritten, lost",
+    ]  # fmt: skip
+
+
+def test_leaks_are_counted():
+    """A region or a thread more than before is a leak; memory is told as a part of itself."""
+    before = Footprint.of(os.getpid())
+    assert before.threads >= threading.active_count()
+    region = os.memfd_create("losswire")
+    try:
+        after = replace(Footprint.of(os.getpid()), threads=before.threads)
+        assert after.leaks(before) == {"files": 1, "regions": 1}
+        assert not after.has_let_go(before)
+    finally:
+        os.close(region)
+    assert Footprint.of(os.getpid()).has_let_go(before)
+    grown = replace(before, resident_bytes=2 * before.resident_bytes, threads=before.threads + 1)
+    assert grown.growth(before) == 1.0
+    assert grown.leaks(before) == {"threads": 1}
+
+
+@pytest.mark.parametrize("scenario", overload.SCENARIOS, ids=lambda each: each.more)
+def test_an_overload_in_small(scenario):
+    """What is not let in is told so, every answer is right, and the figures can be written."""
+    scenario = replace(scenario, settings={"queue_requests": 2}, held=2)
+    watched = []
+    figures = overload.run(scenario, 2.0, watched.append, shape="512x500")
+    assert figures["right"] > 0
+    assert figures["wrong"] == 0
+    # A machine that is busy with other things may be late as well.
+    assert {"ServerBusy"} <= set(figures["others"]) <= DOCUMENTED
+    assert watched[-1] == figures["right"] + sum(figures["others"].values())
+    assert json.loads(json.dumps(figures)) == figures
+
+
+def test_the_command_says_whether_a_promise_is_broken(tmp_path, monkeypatch, capsys):
+    """Status 0 and figures in a file, or status 1 and a line for what was broken."""
+    figures, path = copy.deepcopy(GOOD["faults"]), tmp_path / "deep" / "soak.json"
+    monkeypatch.setattr(command, "_parts", lambda _loop, _asked: {"faults": lambda _watch: figures})
+    assert command.main(["--json", str(path)]) == 0
+    written = json.loads(path.read_text())
+    assert written["faults"] == figures
+    assert written["about"]["packages"]["losswire"] == losswire.__version__
+    figures["wrong"] = 1
+    assert command.main(["--json", str(path)]) == 1
+    assert json.loads(path.read_text())["broken"] == ["faults: 1 wrong"]
+    assert "faults: 1 wrong" in capsys.readouterr().out
