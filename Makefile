@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check proto proto-check bench serve docs gpu-test gpu-bench test-frameworks browser-test node-test image image-test wheel-test clean
+.PHONY: demo test check proto proto-check bench serve docs gpu-test gpu-bench kernels-all test-frameworks browser-test node-test image image-test wheel-test clean
 
 demo: $(READY)  ## train a digit classifier, every loss over gRPC
 	$(BIN)/losswire demo --plot build/demo.png
@@ -47,8 +47,11 @@ gpu-test: $(READY)  ## what needs a GPU; skips, visibly, where there is none
 	  done; \
 	else echo "gpu-test: compute-sanitizer is not installed; memory and races were not looked at"; fi
 
-gpu-bench: $(VENV)/bench-ready  ## kernels and calls on a GPU, beside copies, PyTorch, Liger-Kernel and QuACK
+gpu-bench: $(VENV)/gpu-bench-ready  ## kernels and calls on a GPU, beside copies, PyTorch, Liger-Kernel and QuACK
 	$(BIN)/python -m benchmarks.gpu $(BENCH)
+
+kernels-all: $(READY)  ## every variant of every kernel compiled for every architecture
+	PYTHONPATH=.:tests $(BIN)/python -m emulation.all_cubins
 
 test-frameworks: $(READY)  ## side by side with PyTorch, optax, TensorFlow and Keras
 	$(BIN)/pip install --quiet 'torch==2.13.0' jax optax tensorflow-cpu keras
@@ -90,7 +93,9 @@ $(READY): pyproject.toml
 	touch $@
 
 $(VENV)/bench-ready: $(READY) benchmarks/requirements.txt
-	grep -v '^#' benchmarks/requirements.txt | while read -r package; do \
+$(VENV)/gpu-bench-ready: $(VENV)/bench-ready benchmarks/gpu-requirements.txt
+$(VENV)/bench-ready $(VENV)/gpu-bench-ready:
+	grep -hv '^#' $(filter %.txt,$^) | while read -r package; do \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$package" || \
 	    echo "bench: $$package cannot be installed; its rows will say so" >&2; \
 	done

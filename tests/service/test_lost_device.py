@@ -12,6 +12,7 @@ from losswire_server import command
 from losswire_server.engine.device import DeviceLost
 from losswire_server.errors import ServingFailed
 
+
 def server_of(monkeypatch, failing_launch):
     return GpuServer(monkeypatch, failing_at_launch(failing_launch, DeviceLost("ECC error")))
 
