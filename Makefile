@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 # Seconds of each of the four parts of `make soak`.
 SOAK_SECONDS ?= 300
 
-.PHONY: demo test check proto proto-check bench soak serve docs gpu-test gpu-bench fuzz test-frameworks browser-test node-test image image-test wheel-test clean
+.PHONY: demo test check proto proto-check bench soak serve docs gpu-test gpu-bench kernels-all fuzz test-frameworks browser-test node-test image image-test wheel-test clean
 
 demo: $(READY)  ## train a digit classifier, every loss over gRPC
 	$(BIN)/losswire demo --plot build/demo.png
@@ -53,8 +53,11 @@ gpu-test: $(READY)  ## what needs a GPU; skips, visibly, where there is none
 	  done; \
 	else echo "gpu-test: compute-sanitizer is not installed; memory and races were not looked at"; fi
 
-gpu-bench: $(VENV)/bench-ready  ## kernels and calls on a GPU, beside copies, PyTorch, Liger-Kernel and QuACK
+gpu-bench: $(VENV)/gpu-bench-ready  ## kernels and calls on a GPU, beside copies, PyTorch, Liger-Kernel and QuACK
 	$(BIN)/python -m benchmarks.gpu $(BENCH)
+
+kernels-all: $(READY)  ## every variant of every kernel compiled for every architecture
+	PYTHONPATH=.:tests $(BIN)/python -m emulation.all_cubins
 
 FUZZ_RUNS ?= 100000
 
@@ -102,7 +105,9 @@ $(READY): pyproject.toml
 	touch $@
 
 $(VENV)/bench-ready: $(READY) benchmarks/requirements.txt
-	grep -v '^#' benchmarks/requirements.txt | while read -r package; do \
+$(VENV)/gpu-bench-ready: $(VENV)/bench-ready benchmarks/gpu-requirements.txt
+$(VENV)/bench-ready $(VENV)/gpu-bench-ready:
+	grep -hv '^#' $(filter %.txt,$^) | while read -r package; do \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$package" || \
 	    echo "bench: $$package cannot be installed; its rows will say so" >&2; \
 	done

@@ -27,8 +27,10 @@ from benchmarks.rows import Row, Table, Target
 from benchmarks.turns import Contender, in_turns, seconds
 from losswire.bench.problem import Problem
 from losswire_proto.losses import LossCall
+from losswire_server.engine import launches
 from losswire_server.engine.cupy_engine import CupyDevice, find_gpus
 from losswire_server.engine.gpu_engine import GpuEngine
+from losswire_server.engine.pipeline import CHUNK_BYTES
 from losswire_server.requests import LossRequest
 
 if TYPE_CHECKING:
@@ -37,7 +39,11 @@ if TYPE_CHECKING:
     from benchmarks.turns import Turn
 
 _CLASSES: Final = (10, 256, 1_000, 4_096, 32_000, 128_256, 262_144)
+_DISTRIBUTION_CLASSES: Final = (1_000, 32_000)
+"""With distributions."""
+
 _DTYPES: Final = ("bfloat16", "float32")
+_WARP: Final = 32
 _SMALL: Final = (64, 8, 1_000)
 """Requests, rows and classes of each."""
 
@@ -52,6 +58,9 @@ TO_COPY: Final = {10: 0.80, 256: 0.80, 1_000: 0.92}
 TO_COPY_DISTRIBUTIONS: Final = 0.90
 CALL_TO_COPIES: Final = Target("<=", 1 / 0.80)
 TOGETHER_TO_ALONE: Final = Target("<=", 1 / 5)
+TO_CHOSEN: Final = Target(">=", 1.0)
+"""Another tiling, beside the one that `launches` chooses; else a threshold is to be moved."""
+
 RIVALS: Final = {"PyTorch, eager": 3.0, "Liger-Kernel": 1.3, "QuACK": 1.0}
 """How many times as fast as these."""
 
@@ -85,10 +94,14 @@ def measured(megabytes: int, rounds: int) -> Any:
         for classes in _CLASSES:
             yield kernels(cupy, device, _problem(dtype, classes, megabytes), rounds)
     for dtype in _DTYPES:
-        for classes in (1_000, 32_000):
+        for classes in _DISTRIBUTION_CLASSES:
             problem = _problem(dtype, classes, megabytes, has_ids=False)
             yield kernels(cupy, device, problem, rounds)
+    for dtype in _DTYPES:
+        for classes in around_thresholds():
+            yield tilings(cupy, device, _problem(dtype, classes, megabytes), rounds)
     yield call(cupy, megabytes, rounds)
+    yield chunks(megabytes, rounds)
     yield small_requests(rounds)
 
 
@@ -124,6 +137,60 @@ def kernels(cupy: Any, device: CupyDevice, problem: Problem, rounds: int) -> Tab
     return table
 
 
+def around_thresholds() -> list[int]:
+    """Classes at every threshold that a dtype may have, half as many, and half as many again."""
+    groups = [
+        _WARP if name == "WARP_PER_ROW" else threads * cluster
+        for name, threads, cluster in launches.TILINGS
+    ]
+    most = [launches.FEW_CLASSES, *(group * launches.HELD_BYTES // 4 for group in groups)]
+    return sorted({size for each in most for size in (each // 2, each, each * 3 // 2)})
+
+
+def tilings(cupy: Any, device: CupyDevice, problem: Problem, rounds: int) -> Table:
+    """One shape by every tiling that could compute it, beside a copy and the one that does."""
+    data = on_gpu.OnDevice.put(cupy, problem)
+    candidates = on_gpu.tilings(data, device)
+    turns = in_turns([on_gpu.copy(data), *candidates], rounds)
+    chosen = turns[candidates[0].name].median
+    table = Table(f"Tilings of {data.dtype}, {problem.logits.shape[0]} x {data.request.classes}")
+    moved = 2 * problem.logits.nbytes
+    for name, turn in turns.items():
+        is_other = name not in {"copy within the device", candidates[0].name}
+        target = TO_CHOSEN if is_other else None
+        table.rows.append(Row(name, turn, "s", "the one chosen", chosen, target, moved))
+    return table
+
+
+def chunks(megabytes: int, rounds: int) -> Table:
+    """A call by engines whose chunks are smaller and larger than is usual."""
+    problem = _problem("float32", 1_000, megabytes)
+    logits, ids = problem.arguments
+    request = LossRequest(LossCall(grad_logits=True), logits, 1, ids, "ids")
+    with ExitStack() as stack:
+
+        def contender(nbytes: int) -> Contender:
+            engine = GpuEngine([CupyDevice(0)], None, print, chunk_bytes=nbytes)
+            stack.callback(engine.close)
+
+            def prepare() -> Turn:
+                problem.check(engine.compute([request])[0])
+                return seconds(lambda: engine.compute([request]))
+
+            return Contender(f"chunks of {nbytes >> 20} MiB", prepare)
+
+        sizes = [CHUNK_BYTES * 4**power // 16 for power in range(5)]
+        turns = in_turns([contender(nbytes) for nbytes in sizes], rounds)
+    usual = turns[f"chunks of {CHUNK_BYTES >> 20} MiB"].median
+    return Table(
+        f"A call of {logits.nbytes >> 20} MiB in chunks",
+        [
+            Row(name, turn, "s", "the usual", usual, moved_bytes=2 * logits.nbytes)
+            for name, turn in turns.items()
+        ],
+    )
+
+
 def call(cupy: Any, megabytes: int, rounds: int) -> Table:
     """The engine on arrays in registered memory, beside the copies in and out, overlapped."""
     logits, ids = _problem("float32", 1_000, megabytes).arguments
@@ -142,7 +209,7 @@ def call(cupy: Any, megabytes: int, rounds: int) -> Table:
             Problem.of("softmax_cross_entropy", (logits, ids)).check(result)
             return seconds(lambda: engine.compute([request]))
 
-        copies = Contender("pinned copies in and out", lambda: _both_ways(cupy, logits.nbytes))
+        copies = Contender("pinned copies in and out", lambda: both_ways(cupy, logits.nbytes))
         turns = in_turns([copies, Contender("engine", prepare_engine)], rounds)
     ceiling = turns["pinned copies in and out"].median
     moved = 2 * logits.nbytes
@@ -155,15 +222,15 @@ def call(cupy: Any, megabytes: int, rounds: int) -> Table:
     )
 
 
-def _both_ways(cupy: Any, nbytes: int) -> Turn:
+def both_ways(cupy: Any, nbytes: int) -> Turn:
     """Copies of so many bytes in both directions at once, on streams of their own."""
     up, down = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
     source, target = (cupy.cuda.alloc_pinned_memory(nbytes) for _ in range(2))
     incoming, outgoing = (cupy.cuda.alloc(nbytes) for _ in range(2))
 
     def run() -> None:
-        incoming.copy_from_host_async(source, nbytes, up)
-        outgoing.copy_to_host_async(target, nbytes, down)
+        incoming.copy_from_host_async(source.ptr, nbytes, up)
+        outgoing.copy_to_host_async(target.ptr, nbytes, down)
         up.synchronize()
         down.synchronize()
 

@@ -65,6 +65,13 @@ class OnDevice:
         return str(self.problem.logits.dtype.name)
 
     @property
+    def request(self) -> LossRequest:
+        """The problem as an engine gets it."""
+        logits, labels = self.problem.arguments
+        reading = "ids" if self.has_ids else "distribution"
+        return LossRequest(LossCall(grad_logits=True), logits, logits.ndim - 1, labels, reading)
+
+    @property
     def has_ids(self) -> bool:
         """Whether labels are class ids."""
         return bool(self.labels.dtype.kind == "i")
@@ -91,37 +98,46 @@ def copy(data: OnDevice) -> Contender:
 
 def kernel(data: OnDevice, device: CupyDevice) -> Contender:
     """The project's kernel."""
+    request = data.request
+    launch = launches.plan(request, request.rows, device.traits, is_strided=False)
+    return Contender("losswire", partial(_kernel, data, device, launch))
 
-    def prepare() -> Turn:
-        logits, labels = data.problem.arguments
-        reading = "ids" if data.has_ids else "distribution"
-        request = LossRequest(LossCall(grad_logits=True), logits, logits.ndim - 1, labels, reading)
-        launch = launches.plan(request, request.rows, device.traits, is_strided=False)
-        cupy = data.cupy
-        dense = cupy.empty_like(data.logits[0])
-        losses = cupy.empty(request.rows, dtypes.compute_dtype(logits.dtype))
-        fault = cupy.full(1, launches.NO_FAULT, np.uint64)
-        ids = data.labels.astype(np.int32) if data.has_ids else None
-        record = np.zeros((), launches.ARGUMENTS)
-        record["dense"], record["per_example"] = dense.data.ptr, losses.data.ptr
-        record["fault"], record["rows"] = fault.data.ptr, request.rows
-        record["classes"] = request.classes
-        record["weight_of_all"] = record["scale_of_all"] = 1.0
-        record["labels" if ids is None else "ids"] = (data.labels if ids is None else ids).data.ptr
-        for name, value in launches.options(request).items():
-            record[name] = value
 
-        def run(source: Any) -> None:
-            record["logits"] = source.data.ptr
-            device.launch(launch, record, cupy.cuda.get_current_stream())
+def tilings(data: OnDevice, device: CupyDevice) -> list[Contender]:
+    """The project's kernel by every tiling that could compute these rows."""
+    request = data.request
+    contenders = []
+    for tiling in launches.tilings_of(request, device.traits):
+        launch = launches.plan_as(tiling, request, request.rows, is_strided=False)
+        name = f"{tiling.name}, {launch.block} x {launch.cluster} threads"
+        contenders.append(Contender(name, partial(_kernel, data, device, launch)))
+    return contenders
 
-        run(data.logits[0])
-        if int(fault[0]) != launches.NO_FAULT:
-            raise AssertionError(f"row {int(fault[0])} at fault")
-        _check(data.problem, losses.get(), dense.get())
-        return _timed(data, run)
 
-    return Contender("losswire", prepare)
+def _kernel(data: OnDevice, device: CupyDevice, launch: launches.Launch) -> Turn:
+    request, cupy = data.request, data.cupy
+    dense = cupy.empty_like(data.logits[0])
+    losses = cupy.empty(request.rows, dtypes.compute_dtype(request.logits.dtype))
+    fault = cupy.asarray(np.full(1, launches.NO_FAULT, np.uint64))  # beyond what `full` takes
+    ids = data.labels.astype(np.int32) if data.has_ids else None
+    arrays = {"dense": dense, "per_example": losses, "fault": fault}
+    arrays["labels" if ids is None else "ids"] = data.labels if ids is None else ids
+    record = np.zeros((), launches.ARGUMENTS)
+    record["rows"], record["classes"] = request.rows, request.classes
+    record["weight_of_all"] = record["scale_of_all"] = 1.0
+    for name, value in launches.options(request).items():
+        record[name] = value
+
+    def run(source: Any) -> None:
+        for name, array in (arrays | {"logits": source}).items():  # which so stay alive
+            record[name] = array.data.ptr
+        device.launch(launch, record, cupy.cuda.get_current_stream())
+
+    run(data.logits[0])
+    if int(fault[0]) != launches.NO_FAULT:
+        raise AssertionError(f"row {int(fault[0])} at fault")
+    _check(data.problem, losses.get(), dense.get())
+    return _timed(data, run)
 
 
 def torch_eager(data: OnDevice) -> Contender:
@@ -191,6 +207,8 @@ def _framework(data: OnDevice, torch: Any, loss: Callable[[Any, Any], Any]) -> T
     if data.dtype == "bfloat16":
         sources = [each.view(torch.bfloat16) for each in sources]
     labels = torch.from_dlpack(data.labels)
+    if not data.has_ids and data.dtype == "bfloat16":
+        labels = labels.view(torch.bfloat16)
 
     def run(source: Any) -> Any:
         leaf = source.detach().requires_grad_()

@@ -58,7 +58,7 @@ class FakeDevice:
         self.calls = Counter()
         self.violations = []
         self.launches, self.compiled = [], []
-        self.direct_bytes = 0
+        self.direct_bytes = self.most_bytes = 0
         self._after_launches = after_launches
         self._run = run
         self._random = random.Random(seed)
@@ -83,6 +83,7 @@ class FakeDevice:
         address = self._next
         self._next += -(-nbytes // 256) * 256 + 4096
         self._device[address] = _aligned(nbytes)
+        self.most_bytes = max(self.most_bytes, sum(map(len, self._device.values())))
         return address
 
     def free(self, address):

@@ -58,6 +58,7 @@ class _Launch(ctypes.Structure):
         ("grid", ctypes.c_uint),
         ("block", ctypes.c_uint),
         ("cluster", ctypes.c_uint),
+        ("first", ctypes.c_uint),
         ("order", ctypes.c_int),
         ("seed", ctypes.c_ulonglong),
         ("shared_bytes", ctypes.c_ulonglong),
@@ -92,8 +93,9 @@ class EmulatedKernel:
         arguments: bytes | np.void,
         cluster: int = 1,
         order: str | int = "forward",
+        first: int = 0,
     ) -> None:
-        """Run every block of the grid.
+        """Run every block of the grid, or those from one on.
 
         Args:
             grid: blocks in x, a multiple of `cluster`.
@@ -103,6 +105,7 @@ class EmulatedKernel:
             cluster: blocks that run at once and read one another's shared memory.
             order: of blocks and threads between exchanges: "forward", "reverse", or the seed of
                 a shuffle.
+            first: the first block that is run, a multiple of `cluster`.
 
         Raises:
             EmulationError: at the first fault; nothing of the kernel runs after it.
@@ -115,11 +118,13 @@ class EmulatedKernel:
             )
         if grid < 1 or cluster < 1 or grid % cluster:
             raise ValueError(f"grid: a multiple of the cluster of {cluster} expected, got {grid}")
+        if not 0 <= first < grid or first % cluster:
+            raise ValueError(f"first: a multiple of {cluster} below {grid} expected, got {first}")
         if not 1 <= block <= 1024 or block % WARP:
             raise ValueError(f"block: a multiple of {WARP} up to 1024 expected, got {block}")
         seed = order if isinstance(order, int) else 0
         number = SHUFFLED if isinstance(order, int) else ORDERS[order]
-        how = _Launch(grid, block, cluster, number, seed, shared_bytes)
+        how = _Launch(grid, block, cluster, first, number, seed, shared_bytes)
         message = ctypes.create_string_buffer(4096)
         with _one_at_a_time:
             is_well = self._launch(ctypes.byref(how), content, message, len(message))

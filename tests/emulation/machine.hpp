@@ -28,7 +28,7 @@ struct Index {
 enum Order : int { FORWARD = 0, REVERSE = 1, SHUFFLED = 2 };
 
 struct Launch {
-    unsigned grid, block, cluster;
+    unsigned grid, block, cluster, first;
     int order;
     unsigned long long seed, shared_bytes;
 };
@@ -92,11 +92,11 @@ class Machine {
         for (unsigned rank = 0; rank < launch.cluster; ++rank) blocks.emplace_back(launch.shared_bytes);
     }
 
-    // Runs the whole grid; false with a `message` at the first fault.
+    // Runs the grid from its first block on; false with a `message` at the first fault.
     bool run() {
         if (!usable()) return false;
-        for (const unsigned cluster : arranged(launch_.grid / launch_.cluster)) {
-            begin(cluster);
+        for (const unsigned cluster : arranged((launch_.grid - launch_.first) / launch_.cluster)) {
+            begin(launch_.first / launch_.cluster + cluster);
             current = turns_.front();
             switch_context(host_, current->context);
             current = nullptr;

@@ -60,6 +60,15 @@ def test_a_block_reduces(order):
     np.testing.assert_array_equal(sums, given.sum(1, dtype=np.float64))
 
 
+def test_a_launch_from_a_block_on():
+    """Blocks before the first that is asked for do not run; the others are numbered as ever."""
+    given = np.arange(3 * 1000, dtype=np.float32).reshape(3, 1000)
+    sums = np.zeros(3, np.float32)
+    primitive(SUM=1).launch(3, 256, 8 * 4, struct(given, sums, 1000), first=1)
+    np.testing.assert_array_equal(sums[1:], given[1:].sum(1, dtype=np.float64))
+    assert sums[0] == 0
+
+
 def test_fibers_without_the_own_switch():
     """The C library's contexts, for processors without the few lines of assembly, do the same."""
     given = np.arange(1000, dtype=np.float32)

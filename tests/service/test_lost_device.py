@@ -1,71 +1,25 @@
 """A GPU that is lost while the server runs: callers are told, and the process ends."""
 
-import asyncio
-import threading
-
 import grpc
 import numpy as np
 import pytest
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-import fake_kernels
 import losswire
-from fake_device import FakeDevice
-from losswire_server import command, runtime
-from losswire_server.config import load_settings
+from gpu_served import GpuServer, failing_at_launch
+from losswire_server import command
 from losswire_server.engine.device import DeviceLost
-from losswire_server.engine.gpu_engine import GpuEngine
 from losswire_server.errors import ServingFailed
 
-LAUNCHES_OF_WARM_UP = 8
-"""`runtime.warm_up`: ids and distributions, of four dtypes."""
 
-
-class GpuServer:
-    """Serves from a thread, on a fake GPU that fails at a launch."""
-
-    def __init__(self, monkeypatch, failing_launch):
-        failures = {("launch", LAUNCHES_OF_WARM_UP + failing_launch): DeviceLost("ECC error")}
-        device = FakeDevice(fake_kernels.run, failures=failures)
-        monkeypatch.setattr(
-            runtime,
-            "choose_engine",
-            lambda _wanted, on_lost: (
-                GpuEngine([device], None, on_lost, kernels=fake_kernels),
-                "a test's",
-            ),
-        )
-        self.ended = None
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-        assert self._ready.wait(60)
-
-    def join(self):
-        """How it ended; it does so by itself."""
-        self._thread.join(60)
-        assert not self._thread.is_alive()
-        return self.ended
-
-    def _serve(self):
-        async def run():
-            settings = load_settings(port=0, drain_seconds=5.0, log_level="error")
-            await runtime.serve(settings, asyncio.Event(), self._on_ready)
-
-        try:
-            asyncio.run(run())
-        except ServingFailed as error:
-            self.ended = error
-
-    def _on_ready(self, target):
-        self.target = target
-        self._ready.set()
+def server_of(monkeypatch, failing_launch):
+    return GpuServer(monkeypatch, failing_at_launch(failing_launch, DeviceLost("ECC error")))
 
 
 def test_a_lost_gpu_ends_the_server(monkeypatch):
     """Calls before it are answered, those after are UNAVAILABLE; then serving ends, saying why."""
-    server = GpuServer(monkeypatch, failing_launch=2)
+    server = server_of(monkeypatch, failing_launch=2)
     logits, ids = np.zeros((4, 3), np.float32), np.zeros(4, np.int64)
     with losswire.Client(server.target, transport="inline", retries=False) as client:
         result = client.softmax_cross_entropy(logits, ids)
@@ -77,7 +31,7 @@ def test_a_lost_gpu_ends_the_server(monkeypatch):
 
 def test_health_says_so(monkeypatch):
     """The health check, watched, turns NOT_SERVING when the GPU is lost."""
-    server = GpuServer(monkeypatch, failing_launch=1)
+    server = server_of(monkeypatch, failing_launch=1)
     with grpc.insecure_channel(server.target) as channel:
         watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watched).status == health_pb2.HealthCheckResponse.SERVING

@@ -40,10 +40,12 @@ def _one_hot(ids: Array, classes: int) -> Wide:
     return hot
 
 
-def _softmax_cross_entropy(z: Wide, ids: Array) -> Answer:
-    """-log(p_y) and p - y."""
+def _softmax_cross_entropy(z: Wide, labels: Array) -> Answer:
+    """-Σ y log(p) and p Σy - y, with y one-hot for class ids."""
     log_p = _log_softmax(z)
-    return -log_p[np.arange(len(ids)), ids], np.exp(log_p) - _one_hot(ids, z.shape[1])
+    y = labels if labels.ndim == 2 else _one_hot(labels, z.shape[1])
+    mass = y.sum(axis=1, keepdims=True)
+    return -(y * log_p).sum(axis=1), (np.exp(log_p) * mass - y).astype(np.longdouble)
 
 
 def _sigmoid_cross_entropy(z: Wide, y: Array) -> Answer:

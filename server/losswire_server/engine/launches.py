@@ -7,7 +7,7 @@ The number of rows sizes the grid and nothing else, so that a row's bits do not 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,6 +15,8 @@ import numpy as np
 from losswire_proto import dtypes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from losswire_server.requests import LossRequest
 
 SEGMENT: Final = np.dtype([("first_row", "<i8"), ("offset", "<i8"), ("inner", "<i8")])
@@ -68,11 +70,18 @@ HELD_BYTES: Final = 256
 SWEEP_THREADS: Final = 512
 """Of a block whose row is not held."""
 
+SECTOR_BYTES: Final = 32
+"""The least that is fetched of memory: so many bytes of neighbouring rows whose classes lie apart
+belong to one block, a warp for each row."""
+
 CLUSTER_CAPABILITY: Final = (9, 0)
 """From which blocks can read one another's shared memory."""
 
 SHARED_BYTES: Final = 48 << 10
 """Of a block, on every device and without asking for more."""
+
+_CROWDED_LOSSES: Final = frozenset({"focal", "categorical_cross_entropy"})
+"""Powers, logarithms and divisions for each class, on the way to the gradient too."""
 
 _WARP: Final = 32
 _RUN_BYTES: Final = 16
@@ -157,16 +166,19 @@ def plan(request: LossRequest, rows: int, traits: Traits, *, is_strided: bool) -
         traits: of the device.
         is_strided: some rows' classes do not lie one after another.
     """
-    macros = _macros(request)
-    run = _RUN_BYTES // request.logits.dtype.itemsize
     if request.call.loss.is_elementwise:
-        macros["THREADS"] = str(_ELEMENT_THREADS)
-        kernel = _kernel("elements.cu", "losswire_elements", macros)
-        return Launch(kernel, _ceil(rows, _ELEMENT_THREADS * run), _ELEMENT_THREADS, 0)
+        return _plan_elements(request, rows)
+    return plan_as(next(tilings_of(request, traits)), request, rows, is_strided=is_strided)
+
+
+def plan_as(tiling: Tiling, request: LossRequest, rows: int, *, is_strided: bool) -> Launch:
+    """The same by one of `tilings_of` the request."""
+    macros = _macros(request)
     macros["STRIDED"] = "1" if is_strided else "0"
-    if request.classes <= FEW_CLASSES:
+    if tiling.name == "THREAD_PER_ROW":
         return _plan_few(request, rows, macros)
-    tiling = tiling_of(request, traits)
+    if tiling.name == "WARP_PER_ROW" and is_strided:
+        tiling = replace(tiling, threads=_WARP * SECTOR_BYTES // request.logits.dtype.itemsize)
     macros.update(
         TILING=tiling.name,
         THREADS=str(tiling.threads),
@@ -176,17 +188,18 @@ def plan(request: LossRequest, rows: int, traits: Traits, *, is_strided: bool) -
     )
     kernel = _kernel("rows.cu", "losswire_rows", macros)
     if tiling.name == "WARP_PER_ROW":
-        return Launch(kernel, _ceil(rows, tiling.threads // _WARP), tiling.threads, 0)
+        shared = _tile_bytes(request, tiling.threads // _WARP) if is_strided else 0
+        return Launch(kernel, _ceil(rows, tiling.threads // _WARP), tiling.threads, shared)
     shared = 2 * (tiling.threads // _WARP + tiling.cluster) * _EXCHANGED_BYTES
     return Launch(kernel, rows * tiling.cluster, tiling.threads, shared, tiling.cluster)
 
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """Who computes a row of more than `FEW_CLASSES` classes.
+    """Who computes a row.
 
     Attributes:
-        name: of the macro in cuda/rows.cu.
+        name: of the macro in cuda/rows.cu; "THREAD_PER_ROW" is cuda/few.cu.
         threads: of a block.
         runs: 16 bytes of logits each, that a thread holds; 0 where the row is not held.
         cluster: blocks that share a row.
@@ -198,8 +211,10 @@ class Tiling:
     cluster: int = 1
 
 
-def tiling_of(request: LossRequest, traits: Traits) -> Tiling:
-    """The tiling for rows of these classes, in this dtype, on a device of these traits."""
+def tilings_of(request: LossRequest, traits: Traits) -> Iterator[Tiling]:
+    """All tilings that could compute such rows on such a device; the first is the one that does."""
+    if request.classes <= FEW_CLASSES:
+        yield Tiling("THREAD_PER_ROW", _FEW_THREADS[0], 0)
     run = _RUN_BYTES // request.logits.dtype.itemsize
     held = HELD_BYTES // dtypes.compute_dtype(request.logits.dtype).itemsize
     if request.reading == "distribution":
@@ -212,15 +227,32 @@ def tiling_of(request: LossRequest, traits: Traits) -> Tiling:
         if is_able and request.classes <= group * held:
             needed = _ceil(request.classes, group * run)
             runs = next(count for count in _RUNS if count >= needed)
-            return Tiling(name, threads, runs, cluster)
-    return Tiling("TWO_READS", SWEEP_THREADS, 0)
+            yield Tiling(name, threads, runs, cluster)
+    yield Tiling("TWO_READS", SWEEP_THREADS, 0)
 
 
 def _is_crowded(request: LossRequest) -> bool:
-    """Whether options want so many registers that less of a row can be held."""
-    loss = request.call.loss
-    asked = (getattr(loss, "softcap", None), getattr(loss, "extras", ()), request.call.grad_labels)
-    return any(asked)
+    """Whether a loss or its options want so many registers that less of a row can be held."""
+    loss, labels = request.call.loss, request.labels
+    itemsize = dtypes.compute_dtype(request.logits.dtype).itemsize
+    has_wide_labels = (
+        request.reading == "distribution" and labels is not None and labels.itemsize > itemsize
+    )
+    return bool(
+        loss.name in _CROWDED_LOSSES
+        or has_wide_labels
+        or getattr(loss, "softcap", None)
+        or getattr(loss, "extras", ())
+        or request.call.grad_labels
+    )
+
+
+def _plan_elements(request: LossRequest, rows: int) -> Launch:
+    """A thread for as many elements as fill 16 bytes."""
+    macros = _macros(request) | {"THREADS": str(_ELEMENT_THREADS)}
+    run = _RUN_BYTES // request.logits.dtype.itemsize
+    kernel = _kernel("elements.cu", "losswire_elements", macros)
+    return Launch(kernel, _ceil(rows, _ELEMENT_THREADS * run), _ELEMENT_THREADS, 0)
 
 
 def _plan_few(request: LossRequest, rows: int, macros: dict[str, str]) -> Launch:
@@ -230,6 +262,14 @@ def _plan_few(request: LossRequest, rows: int, macros: dict[str, str]) -> Launch
     threads = next(count for count in _FEW_THREADS if count * row <= SHARED_BYTES)
     kernel = _kernel("few.cu", "losswire_few", macros | {"THREADS": str(threads)})
     return Launch(kernel, _ceil(rows, threads), threads, threads * row)
+
+
+def _tile_bytes(request: LossRequest, rows: int) -> int:
+    """Shared memory of `Together` in cuda/tiles.cuh: a round of classes of each of these rows."""
+    itemsize = dtypes.compute_dtype(request.logits.dtype).itemsize
+    classes = _WARP * _RUN_BYTES // request.logits.dtype.itemsize
+    nbytes: int = rows * (classes * itemsize + _RUN_BYTES)
+    return nbytes
 
 
 def _kernel(source: str, entry: str, macros: dict[str, str]) -> Kernel:

@@ -103,7 +103,7 @@ __device__ __forceinline__ Outcome outcome(const Arguments& arguments, Real p, R
 }
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS) losswire_elements(const Arguments arguments) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) losswire_elements(const Arguments arguments) {
     const long long c = (static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x) * RUN;
     const long long count = arguments.rows;
     if (c >= count) return;

@@ -120,7 +120,7 @@ __device__ __forceinline__ void write_own_row(
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) losswire_few(const Arguments arguments) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) losswire_few(const Arguments arguments) {
     const int classes = static_cast<int>(arguments.classes);
     const long long first = static_cast<long long>(blockIdx.x) * THREADS;
     const long long left = arguments.rows - first;

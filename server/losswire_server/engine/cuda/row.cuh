@@ -157,7 +157,7 @@ __device__ __forceinline__ void compute_row(
     held.sweep([&](int c, Real& kept, Real) { argmax.look(c, kept, peaks[0]); });
     const long long largest = argmax.of(group);
 #endif
-    if (group.rank() == 0) {
+    if (group.rank() == 0 && row.is_there) {
         if (is_fault) atomic_min(arguments.fault, static_cast<unsigned long long>(row.number));
         write_row(arguments, row.number, is_fault ? nan() : value, flags);
 #if LOGSUMEXP

@@ -4,6 +4,8 @@
 //     InShared     read once by a whole block; a thread has a row of few classes for itself
 //     InMemory     read again for each sweep, the second time from the cache
 //
+// Rows of one warp each whose classes lie apart come by way of a tile (`tiles.cuh`).
+//
 // Each offers `sweep(visit)` over the thread's classes, with the logit's z and the label, and `write`
 // for what is computed from them. `kept` is z, and from `exponentiate` on e where a loss needs z no
 // more. Runs go round the threads of the group in turn, so that a row is read in whole lines.
@@ -19,6 +21,7 @@ struct Row {
     Place place;
     Place labels;
     Place label_gradient;
+    bool is_there = true;  // otherwise its warp only helps others, and computes what nobody sees
 
     __device__ __forceinline__ Row(const Arguments& arguments, long long row)
         : number(row),
@@ -66,55 +69,83 @@ using LabelGradient = LABEL;
 constexpr int LABEL_GRADIENT_ALIGNMENT = LABEL_ALIGNMENT;
 #endif
 
+// How runs come from memory and go back to it: by the thread that has them.
+struct Alone {
+    static constexpr bool IS_TOGETHER = false;
+
+    const Arguments& arguments;
+    const Row& row;
+
+    template <Reading READING, int ROUND, int HELD>
+    __device__ __forceinline__ void logits(int first, Real (&to)[HELD][RUN]) const {
+#pragma unroll
+        for (int k = 0; k < HELD; ++k) {
+            const int c = first + k * ROUND;
+            read_logits<READING>(arguments, row, c, row.classes - c, to[k]);
+        }
+    }
+
+    template <int ROUND, int HELD>
+    __device__ __forceinline__ void labels(int first, Real (&to)[HELD][RUN]) const {
+#pragma unroll
+        for (int k = 0; k < HELD; ++k) {
+            const int c = first + k * ROUND;
+            read_labels<Reading::LAST>(arguments, row, c, row.classes - c, to[k]);
+        }
+    }
+
+    __device__ __forceinline__ void write_label_gradients(int c, int left, const Real (&from)[RUN]) const {
+        LabelGradient* to = at(static_cast<LabelGradient*>(arguments.grad_labels), row.label_gradient, c);
+        write_run<LABEL_GRADIENT_ALIGNMENT, IS_LABEL_STRIDED>(to, row.label_gradient.step, left, from);
+    }
+
+    __device__ __forceinline__ void write_gradients(int c, int left, Real (&from)[RUN]) const {
+#pragma unroll
+        for (int i = 0; i < RUN; ++i) {
+            if (SOFTCAP && i < left && from[i] != 0) from[i] *= slope_at(arguments, row, c + i);
+        }
+        LOGIT* to = at(static_cast<LOGIT*>(arguments.dense), row.place, c);
+        write_run<LOGIT_ALIGNMENT, STRIDED>(to, row.place.step, left, from);
+    }
+};
+
 // Writes what `gradients` say of a run that begins with class c.
-template <typename Gradients>
-__device__ __forceinline__ void write_gradients(
-    const Arguments& arguments, const Row& row, const Element (&elements)[RUN], int c, int left,
-    const Gradients& gradients) {
+template <typename Moves, typename Gradients>
+__device__ __forceinline__ void write_run_of(
+    const Moves& moves, const Element (&elements)[RUN], int c, int left, const Gradients& gradients) {
     Real values[RUN] = {};
     if (GRAD_LABELS) {
 #pragma unroll
         for (int i = 0; i < RUN; ++i) {
             if (i < left) values[i] = gradients.of_label(elements[i]);
         }
-        LabelGradient* to = at(static_cast<LabelGradient*>(arguments.grad_labels), row.label_gradient, c);
-        write_run<LABEL_GRADIENT_ALIGNMENT, IS_LABEL_STRIDED>(to, row.label_gradient.step, left, values);
+        moves.write_label_gradients(c, left, values);
     }
     if (GRAD_LOGITS) {
 #pragma unroll
         for (int i = 0; i < RUN; ++i) {
-            if (i >= left) continue;
-            values[i] = gradients.of_logit(elements[i]);
-            if (SOFTCAP && values[i] != 0) values[i] *= slope_at(arguments, row, c + i);
+            if (i < left) values[i] = gradients.of_logit(elements[i]);
         }
-        LOGIT* to = at(static_cast<LOGIT*>(arguments.dense), row.place, c);
-        write_run<LOGIT_ALIGNMENT, STRIDED>(to, row.place.step, left, values);
+        moves.write_gradients(c, left, values);
     }
 }
 
-template <typename Group, int HELD>
+template <typename Group, int HELD, typename Moves>
 struct InRegisters {
     static constexpr bool IS_KEPT = true;
     static constexpr int ROUND = Group::SIZE * RUN;  // classes from one run of a thread to its next
 
-    const Arguments& arguments;
-    const Row& row;
+    const Moves moves;
     int first;  // class of the thread
     int left;   // classes of the row from there on
     Real kept[HELD][RUN] = {};
     Real label[HAS_LABELS ? HELD : 1][RUN] = {};
 
-    __device__ __forceinline__ InRegisters(const Arguments& all, const Row& which, const Group& group)
-        : arguments(all), row(which), first(group.rank() * RUN), left(which.classes - first) {
+    __device__ __forceinline__ InRegisters(const Arguments& arguments, const Row& row, const Group& group)
+        : moves{arguments, row}, first(group.rank() * RUN), left(row.classes - first) {
         constexpr Reading READING = SOFTCAP ? Reading::FIRST_OF_TWO : Reading::LAST;
-#pragma unroll
-        for (int k = 0; k < HELD; ++k) {
-            read_logits<READING>(arguments, row, first + k * ROUND, left - k * ROUND, kept[k]);
-        }
-#pragma unroll
-        for (int k = 0; k < (HAS_LABELS ? HELD : 0); ++k) {
-            read_labels<Reading::LAST>(arguments, row, first + k * ROUND, left - k * ROUND, label[k]);
-        }
+        moves.template logits<READING, ROUND>(first, kept);
+        if (HAS_LABELS) moves.template labels<ROUND>(first, label);
 #pragma unroll
         for (int k = 0; k < HELD; ++k) {
 #pragma unroll
@@ -139,14 +170,14 @@ struct InRegisters {
     __device__ __forceinline__ void write(const Gradients& gradients) {
 #pragma unroll
         for (int k = 0; k < HELD; ++k) {
-            if (k * ROUND >= left) continue;
+            if (!Moves::IS_TOGETHER && k * ROUND >= left) continue;
             const int c = first + k * ROUND;
             Element elements[RUN];
 #pragma unroll
             for (int i = 0; i < RUN; ++i) {
                 elements[i] = gradients.element(c + i, kept[k][i], label[HAS_LABELS ? k : 0][i]);
             }
-            write_gradients(arguments, row, elements, c, left - k * ROUND, gradients);
+            write_run_of(moves, elements, c, left - k * ROUND, gradients);
         }
     }
 };
@@ -191,7 +222,7 @@ struct InMemory {
             Element elements[RUN];
 #pragma unroll
             for (int i = 0; i < RUN; ++i) elements[i] = gradients.element(c + i, z[i], label[i]);
-            write_gradients(arguments, row, elements, c, left, gradients);
+            write_run_of(Alone{arguments, row}, elements, c, left, gradients);
         });
     }
 };

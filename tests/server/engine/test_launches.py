@@ -1,0 +1,92 @@
+"""The table of thresholds in `docs/kernels.md` is what the launches are planned by."""
+
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emulation.kernels import HOPPER
+from losswire_proto.losses import LossCall, SoftmaxCrossEntropy
+from losswire_server.engine import launches
+from losswire_server.requests import LossRequest
+
+PAGE = Path(__file__).parents[3] / "docs" / "kernels.md"
+WHO = {"THREAD_PER_ROW": "a thread", "WARP_PER_ROW": "a warp", "TWO_READS": "two reads"}
+BEYOND = 1 << 30
+
+
+def thresholds():
+    """Rows of the table: classes, classes where half fits, who, threads, blocks, what set it."""
+    section = PAGE.read_text().split("## Thresholds")[1].split("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section.splitlines()
+        if re.match(r"\| (\d|beyond)", line)
+    ]
+    return [
+        (
+            *(BEYOND if cell == "beyond" else int(cell.replace(",", "")) for cell in row[:2]),
+            row[2],
+            *(int(re.match(r"\d*", cell)[0] or 1) for cell in row[3:5]),
+            row[5],
+        )
+        for row in rows
+    ]
+
+
+def chosen(classes, dtype, labels="ids", **options):
+    """Who computes rows of so many classes, by how many threads and blocks."""
+    logits = np.broadcast_to(np.zeros((), dtype), (2, classes))
+    given = np.zeros(2, np.int64) if labels == "ids" else logits
+    call = LossCall(SoftmaxCrossEntropy(**options), grad_logits=True)
+    request = LossRequest(call, logits, 1, given, labels)
+    tiling = next(launches.tilings_of(request, HOPPER))
+    kinds = {1: "a block"}
+    who = WHO.get(tiling.name) or kinds.get(tiling.cluster, "a cluster")
+    return who, tiling.threads, tiling.cluster
+
+
+@pytest.mark.parametrize(
+    ("column", "asked"),
+    [
+        (0, {"dtype": "float32"}),
+        (0, {"dtype": "float16"}),
+        (1, {"dtype": "float32", "labels": "distribution"}),
+        (1, {"dtype": "float64"}),
+        (1, {"dtype": "float32", "softcap": 2.0}),
+    ],
+    ids=str,
+)
+def test_thresholds_are_those_of_the_page(column, asked):
+    """At each number of classes what its line says, and at one more what the next line says."""
+    table = thresholds()
+    assert len(table) == len(launches.TILINGS) + 2
+    for row, after in itertools.pairwise(table):
+        assert chosen(row[column], **asked) == row[2:5]
+        assert chosen(row[column] + 1, **asked) == after[2:5]
+
+
+def test_the_page_says_what_set_each():
+    """A measurement, or that there is none yet."""
+    for *_, reason in thresholds():
+        assert re.search("counted|measured|what is left", reason)
+
+
+def test_the_first_of_what_could_is_what_does():
+    """Each that could compute a row has room for it; the last takes any."""
+    logits = np.broadcast_to(np.float32(0), (2, 20_000))
+    request = LossRequest(LossCall(grad_logits=True), logits, 1, np.zeros(2, np.int64), "ids")
+    names = [
+        (each.name, each.threads, each.cluster) for each in launches.tilings_of(request, HOPPER)
+    ]
+    assert names == [
+        ("BLOCK_PER_ROW", 512, 1),
+        ("BLOCK_PER_ROW", 512, 2),
+        ("BLOCK_PER_ROW", 512, 4),
+        ("BLOCK_PER_ROW", 512, 8),
+        ("TWO_READS", 512, 1),
+    ]
+    launch = launches.plan(request, 2, HOPPER, is_strided=False)
+    assert (launch.block, launch.cluster) == (512, 1)
