@@ -225,6 +225,7 @@ class House:
 
     async def _settle(self):
         """Waits for what is still ending; all that was taken must then be free."""
+        await asyncio.sleep(0)  # generators that nobody holds are closed from the next turn on
         for _ in range(_SETTLING_TURNS):
             if len(asyncio.all_tasks()) == 1 and not self._batcher._in_flight:
                 break

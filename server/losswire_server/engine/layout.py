@@ -146,6 +146,7 @@ def _by_stretches(rest: str, stretch: str, *arrays: Array) -> Float64s:
     whole = classes - classes % _STRETCH
     total: Float64s = np.einsum(rest, *(array[:, whole:] for array in arrays)).astype(np.float64)
     if whole:
-        parts = (array[:, :whole].reshape(rows, -1, _STRETCH) for array in arrays)
+        shape = rows, whole // _STRETCH, _STRETCH
+        parts = (array[:, :whole].reshape(shape) for array in arrays)
         total += np.add.reduce(np.einsum(stretch, *parts).astype(np.float64), axis=1)
     return total

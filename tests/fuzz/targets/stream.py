@@ -90,6 +90,10 @@ def _is_sound(sent):
     return position == whole.rows and whole.is_exact
 
 
+LARGEST_SHAPE = 1 << 58
+"""What tensor.proto allows the product of dimensions that are not 0 to be."""
+
+
 class _TooLarge(Exception):  # noqa: N818 -- an outcome
     """A tensor that cannot be computed at once here."""
 
@@ -111,6 +115,8 @@ class _Whole:
             raise Refused("logits_spec")
         if len(shape) > 32 or not shape[axis]:
             raise Refused("too many dimensions, or no classes")
+        if math.prod(filter(None, shape)) >= LARGEST_SHAPE:
+            raise Refused("logits_spec.shape")
         if math.prod(shape) > LARGEST_WHOLE:
             raise _TooLarge
         self.shape, self.axis = shape, axis % len(shape)

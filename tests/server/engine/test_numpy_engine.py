@@ -332,12 +332,13 @@ def test_one_class(engine):
     assert result.grad_logits.tolist() == [[0], [0]]
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 3), (0, 3, 0)])
-def test_zero_rows(engine, shape):
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((0, 3), 1), ((2, 0, 3), 2), ((0, 3, 0), 1), ((0, 5003), 1)]
+)
+def test_zero_rows(engine, shape, axis):
     """No examples give empty results, and a mean over nothing."""
-    axis = shape.index(3)
     examples = tuple(np.delete(shape, axis))
-    for labels in (np.zeros(examples, np.int32), np.zeros(shape), np.zeros(3)[:1]):
+    for labels in (np.zeros(examples, np.int32), np.zeros(shape), np.zeros(1)):
         result = compute(engine, np.zeros(shape), labels, axis=axis)
         assert result.per_example.shape == examples
         assert result.grad_logits.shape == shape
