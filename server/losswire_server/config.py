@@ -154,6 +154,9 @@ class ServerSettings(BaseSettings):
             ge=0, le=65535, description="port of the metrics and the status page; none for neither"
         ),
     ] = None
+    tracing: Annotated[
+        bool, Field(description="traces by OpenTelemetry, to where its own variables say")
+    ] = False
     reflection: Annotated[bool, Field(description="serve gRPC reflection")] = True
     log_format: Annotated[Literal["text", "json"], Field(description="form of log lines")] = "text"
     log_level: Annotated[

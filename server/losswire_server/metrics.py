@@ -1,8 +1,9 @@
 """What the server counts and times, as Prometheus reads it.
 
 In: calls that have ended, batches that were computed, and ways to look at what is held now. Out: a
-registry. Counting is done once for each call, message or batch, never for each small request of a
-ComputeMany stream by itself, so that it costs nothing beside them.
+registry; and at level debug a line for each call. Counting is done once for each call, message or
+batch, never for each small request of a ComputeMany stream by itself, so that it costs nothing
+beside them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 import grpc
+import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -88,6 +90,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
+        self._log = structlog.get_logger()
         self.registry = registry = CollectorRegistry()
         PlatformCollector(registry)
         ProcessCollector(registry=registry)
@@ -141,6 +144,7 @@ class Metrics:
     def _ended(self, method: str, status: grpc.StatusCode, seconds: float) -> None:
         self._requests.labels(method, status.name).inc()
         self._seconds.labels(method).observe(seconds)
+        self._log.debug("call", method=method, status=status.name, seconds=round(seconds, 6))
 
     def answered(self, method: str, statuses: Iterable[grpc.StatusCode]) -> None:
         """Requests of a call that goes on have been answered."""

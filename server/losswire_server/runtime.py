@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from losswire_proto import __version__, connections, dtypes, rules
 from losswire_proto.losses import LOSSES, LossCall
 from losswire_proto.v1 import loss_service_pb2 as pb
+from losswire_server import gpus, tracing
 from losswire_server.admission import Admission, Room, Window
 from losswire_server.batcher import Batcher
 from losswire_server.certificates import server_credentials
@@ -30,6 +31,7 @@ from losswire_server.errors import ServingFailed
 from losswire_server.groups import BatchLimits
 from losswire_server.handover import Handover
 from losswire_server.health import Health
+from losswire_server.journal import Journal
 from losswire_server.listening import bind, check_exposure
 from losswire_server.metrics import Metrics
 from losswire_server.monitor import Monitor
@@ -70,59 +72,80 @@ async def serve(
         StartupError: the engine, the address, a certificate or the tokens cannot be used.
         ServingFailed: what computes was lost while serving; what was in flight has been answered.
     """
-    log = structlog.get_logger()
-    log.info("settings", **settings.model_dump(mode="json"))
+    structlog.get_logger().info("settings", **settings.model_dump(mode="json"))
     check_exposure(settings)
     credentials = server_credentials(settings)
-    gates = [TokenGate(settings.token_file)] if settings.token_file else []
     loss = _Loss(stop)
+    async with AsyncExitStack() as ending:
+        interceptors = _interceptors(settings, ending)
+        service = _service(settings, loss, ending)
+        health = Health(SERVICE)
+        server = _grpc_server(settings, interceptors, service, health)
+        target = bind(server, settings, credentials)
+        await server.start()
+        health.tell(is_serving=True)
+        log = structlog.get_logger()
+        log.info("serving", target=target, pid=os.getpid(), version=__version__)
+        on_ready(target)
+
+        await stop.wait()
+        admission = service.admission
+        log.info("draining", seconds=settings.drain_seconds, held_bytes=admission.held_bytes)
+        health.tell(is_serving=False)
+        # Not by gRPC's own grace: it ends calls that arrive just then with CANCELLED.
+        is_drained = await admission.drain(settings.drain_seconds)
+        health.end()
+        # What was answered may still be on its way to the socket: that is let out before the end.
+        await server.stop(grace=_FLUSH_SECONDS if is_drained else None)
+    log.info("stopped", drained=is_drained)
+    if loss.why is not None:
+        raise ServingFailed(f"stopped, because {loss.why}")
+
+
+def _interceptors(
+    settings: ServerSettings, ending: AsyncExitStack
+) -> list[grpc.aio.ServerInterceptor]:
+    """What every call passes first; what is to be done for it at the end goes to `ending`."""
+    interceptors: list[grpc.aio.ServerInterceptor] = [Journal()]
+    if settings.tracing:
+        tracer, end_traces = tracing.start()
+        ending.callback(end_traces)
+        interceptors.append(tracer)
+    if settings.token_file:
+        interceptors.append(TokenGate(settings.token_file))
+    return interceptors
+
+
+def _service(settings: ServerSettings, loss: _Loss, ending: AsyncExitStack) -> LossService:
+    """The service with all that it needs, likewise."""
+    log, metrics = structlog.get_logger(), Metrics()
     engine, reason = choose_engine(_engine_settings(settings), loss.note)
+    ending.callback(engine.close)
     log.info(
         "engine", name=engine.name, device=engine.device, wanted=settings.engine, reason=reason
     )
     warm_up(engine)
     limits = BatchLimits(settings.max_batch_rows, settings.max_batch_bytes, settings.max_wait_us)
-    metrics = Metrics()
-    batcher, admission = Batcher(engine, limits, loss.crashed, metrics), Admission(_room(settings))
+    admission, window = Admission(_room(settings)), Window(settings.stream_bytes)
     regions = Regions(settings.max_region_bytes, engine.registrar)
-    window = Window(settings.stream_bytes)
+    ending.callback(regions.close_all)
     handover = None
     if settings.shared_directory is not None:
         handover = Handover(settings.shared_directory, regions.forget)
-    info = _info(settings, engine, handover)
-    service = LossService(batcher, admission, window, regions, info, handover, metrics=metrics)
+        ending.callback(handover.close)
+    batcher = Batcher(engine, limits, loss.crashed, metrics)
+    ending.push_async_callback(batcher.close)
     metrics.describe(version=__version__, engine=engine.name, device=engine.device)
     _watch(metrics, admission, window, regions)
-    monitor = None
+    watched = gpus.watch(metrics.registry) if engine.name == "cupy" else None
+    if watched is not None:
+        ending.callback(watched.close)
     if settings.metrics_port is not None:
         monitor = Monitor(metrics.registry, settings.metrics_host, settings.metrics_port)
+        ending.callback(monitor.close)
         log.info("monitor", url=monitor.url)
-    health = Health(SERVICE)
-    server = _grpc_server(settings, gates, service, health)
-    target = bind(server, settings, credentials)
-    await server.start()
-    health.tell(is_serving=True)
-    log.info("serving", target=target, pid=os.getpid(), version=__version__)
-    on_ready(target)
-
-    await stop.wait()
-    log.info("draining", seconds=settings.drain_seconds, held_bytes=admission.held_bytes)
-    health.tell(is_serving=False)
-    # Not by gRPC's own grace: it ends calls that arrive just then with CANCELLED.
-    is_drained = await admission.drain(settings.drain_seconds)
-    health.end()
-    # What was answered may still be on its way to the socket: that is let out before the end.
-    await server.stop(grace=_FLUSH_SECONDS if is_drained else None)
-    await batcher.close()
-    if handover is not None:
-        handover.close()
-    regions.close_all()
-    engine.close()
-    if monitor is not None:
-        monitor.close()
-    log.info("stopped", drained=is_drained)
-    if loss.why is not None:
-        raise ServingFailed(f"stopped, because {loss.why}")
+    info = _info(settings, engine, handover)
+    return LossService(batcher, admission, window, regions, info, handover, metrics=metrics)
 
 
 class _Loss:
@@ -211,10 +234,13 @@ def warm_up(engine: Engine) -> None:
 
 
 def _grpc_server(
-    settings: ServerSettings, gates: list[TokenGate], service: LossService, health: Health
+    settings: ServerSettings,
+    interceptors: list[grpc.aio.ServerInterceptor],
+    service: LossService,
+    health: Health,
 ) -> grpc.aio.Server:
     server = grpc.aio.server(
-        interceptors=gates,
+        interceptors=interceptors,
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", -1),
