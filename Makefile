@@ -89,6 +89,8 @@ image:  ## the container image losswire:cpu, by docker or buildah
 	fi
 
 image-test: $(READY)  ## build it with buildah, start it, have it compute, stop it
+	@command -v buildah >/dev/null || { apt-get update -qq && \
+	  apt-get install --yes --quiet --no-install-recommends buildah debootstrap >/dev/null; }
 	tests/image/try.sh $(BIN)/python
 
 wheel-test: $(READY)  ## build the wheel and try it in a new environment, outside the checkout

@@ -27,9 +27,16 @@ if ! buildah inspect --type image "$base" >/dev/null 2>&1 && ! buildah pull --qu
   rm -rf "$root"
 fi
 
+# Authorities that pip was told of here are those of the build as well.
+flags=${IMAGE_BUILD_FLAGS:-}
+if [ -n "${PIP_CERT:-}" ]; then
+  folder=$(dirname "$PIP_CERT")
+  flags="$flags --volume $folder:$folder:ro --env PIP_CERT=$PIP_CERT"
+fi
+
 # shellcheck disable=SC2086 -- several flags
 buildah build --quiet --format docker --pull-never --file docker/Dockerfile --target cpu --tag "$image" \
-  ${IMAGE_BUILD_FLAGS:-} .
+  $flags .
 
 container=$(buildah from --pull-never "$image")
 work=$(mktemp -d)
