@@ -242,6 +242,7 @@ def _is_crowded(request: LossRequest) -> bool:
         loss.name in _CROWDED_LOSSES
         or has_wide_labels
         or getattr(loss, "softcap", None)
+        or getattr(loss, "target_is_logits", False)  # two softmaxes
         or getattr(loss, "extras", ())
         or request.call.grad_labels
     )
