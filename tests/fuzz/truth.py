@@ -74,7 +74,9 @@ def _check_loss(message, name, options, logits, axis, results):
         assert gradient not in results or results[gradient].shape == like.shape
         assert gradient not in results or results[gradient].dtype == like.dtype
     z = logits.reshape(-1, 1).astype(np.float64) if is_elementwise else _rows(logits, axis)
-    class_weight = np.ones(z.shape[1])
+    class_weight = np.broadcast_to(
+        1.0, z.shape[1:]
+    )  # of no rows there may be any number of classes
     if message.HasField("class_weight"):
         class_weight = array_of(message.class_weight).astype(np.float64)
     ignored = np.zeros(len(z), bool)
@@ -99,7 +101,9 @@ def _check_loss(message, name, options, logits, axis, results):
     got = per_example.reshape(-1).astype(np.float64)
     assert (got[ignored] == 0).all(), f"an ignored example has a loss: {got}"
     assert np.isnan(got[invalid & ~ignored]).all(), f"a bad id has a loss: {got}"
-    tame = _are_tame(z) & _are_tame(y) & _are_tame(class_weight) & _are_tame(pos_weight)
+    tame = _are_tame(z) & _are_tame(y) & _are_tame(pos_weight)
+    if len(z):
+        tame &= _are_tame(class_weight)
     tame &= (np.abs(weight) <= LARGEST) & ~ignored & ~invalid
     if tame.any() and _are_options_tame(options):
         loss, size = _LOSSES[name](z, y, options, class_weight, pos_weight)

@@ -248,8 +248,9 @@ class _Player:
                 assert name not in results, f"{name} in the reply, too"
                 flat = np.frombuffer(after[file], np.uint8)[start:stop]
                 results[name] = flat.view(spec.dtype).reshape(spec.shape)
-            answers.check_results(inline, results, self._engine)
-        if not self._held:
+            if not self._held:
+                answers.check_results(inline, results, self._engine)
+        if not self._held:  # another call may write over what this one reads
             self._check_memory(before, after, wanted)
 
     def _check_refusal(self, answer, wanted):
