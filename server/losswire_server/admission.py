@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 from losswire_server.errors import Draining, InvalidRequest, Overloaded
 
@@ -28,12 +29,21 @@ class Window:
     """Bytes of streamed blocks in flight: who asks for more than is free waits for it.
 
     First come, first served, so that a large block is not passed by small ones for ever.
+
+    Args:
+        limit: bytes there are in all.
+        client_share: the part of them that one client may have.
+        name: of the setting that says how many there are.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, client_share: float = 1.0, name: str = "stream_bytes") -> None:
+        self._name = name
         self._limit = limit
         self._free = limit
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._client_limit = max(1, int(limit * client_share))
+        # A client's part is there for as long as one of its streams, or a block of theirs.
+        self._clients: WeakValueDictionary[Hashable, Window] = WeakValueDictionary()
 
     @property
     def limit(self) -> int:
@@ -45,6 +55,15 @@ class Window:
         """Bytes of them that are taken."""
         return self._limit - self._free
 
+    def client(self, key: Hashable) -> Window:
+        """One client's part of this window, the same for all its streams."""
+        part = self._clients.get(key)
+        if part is None:
+            part = self._clients[key] = Window(
+                self._client_limit, name=f"client_share of {self._name}"
+            )
+        return part
+
     async def take(self, nbytes: int) -> Callable[[], None]:
         """Waits for room; calling what is returned gives it back, the first time.
 
@@ -53,7 +72,7 @@ class Window:
         """
         if nbytes > self._limit:
             raise InvalidRequest(
-                f"block: expected rows and results of at most {self._limit} bytes (stream_bytes),"
+                f"block: expected rows and results of at most {self._limit} bytes ({self._name}),"
                 f" received {nbytes} bytes"
             )
         if self._waiting or nbytes > self._free:
@@ -92,27 +111,35 @@ class Window:
 class Share:
     """One stream's part of a window: a client that takes no replies does not fill all of it.
 
-    A block larger than the share has all of the share, so that it is alone in flight.
+    Neither does one with many such streams, which share the client's part. A block larger than the
+    stream's has all of that, so that it is alone in flight; one larger than the client's is refused.
+
+    Args:
+        window: of all streams.
+        client: whose stream it is.
     """
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: Window, client: Hashable = None) -> None:
         self._window = window
+        self._client = window.client(client)
         self._most = window.limit // SHARES
         self._own = Window(self._most)
 
     async def take(self, nbytes: int) -> Callable[[], None]:
-        """Waits for room in the share, then in the window; as `Window.take`."""
-        give_back_own = await self._own.take(min(nbytes, self._most))
-        try:
-            give_back_room = await self._window.take(nbytes)
-        except BaseException:
-            give_back_own()
-            raise
+        """Waits for room in the share, the client's part and the window; as `Window.take`."""
+        taken: list[Callable[[], None]] = []
 
         def give_back() -> None:
-            give_back_own()
-            give_back_room()
+            for each in taken:
+                each()
 
+        try:
+            taken.append(await self._own.take(min(nbytes, self._most)))
+            taken.append(await self._client.take(nbytes))
+            taken.append(await self._window.take(nbytes))
+        except BaseException:
+            give_back()
+            raise
         return give_back
 
 

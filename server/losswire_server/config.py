@@ -114,7 +114,11 @@ class ServerSettings(BaseSettings):
     ] = 1024
     client_share: Annotated[
         float,
-        Field(gt=0, le=1, description="part of queue and streams that one client may have"),
+        Field(
+            gt=0,
+            le=1,
+            description="part of queue, streams and their blocks that one client may have",
+        ),
     ] = 0.5
     max_metadata_bytes: Annotated[
         int, Field(ge=1024, le=MIB, description="largest headers of a call")

@@ -126,7 +126,8 @@ def _service(settings: ServerSettings, loss: _Loss, ending: AsyncExitStack) -> L
     )
     warm_up(engine)
     limits = BatchLimits(settings.max_batch_rows, settings.max_batch_bytes, settings.max_wait_us)
-    admission, window = Admission(_room(settings)), Window(settings.stream_bytes)
+    admission = Admission(_room(settings))
+    window = Window(settings.stream_bytes, settings.client_share)
     regions = Regions(settings.max_region_bytes, engine.registrar)
     ending.callback(regions.close_all)
     handover = None

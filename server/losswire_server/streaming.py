@@ -58,7 +58,7 @@ class StreamRun:
         self._client = client
         self._stream = stream
         self._batcher = batcher
-        self._share = Share(window)
+        self._share = Share(window, client)
         self._deadline = deadline
         self._room = asyncio.Semaphore(1 if stream.is_serial else BLOCKS_IN_FLIGHT)
         self._blocks: asyncio.Queue[_InFlight | None] = asyncio.Queue()

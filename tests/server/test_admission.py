@@ -1,6 +1,7 @@
 """Admission counts calls and bytes, and gets them back; the window has blocks wait for room."""
 
 import asyncio
+import gc
 from random import Random
 
 import pytest
@@ -243,6 +244,58 @@ def test_a_block_larger_than_a_share_is_alone():
         with pytest.raises(InvalidRequest, match="stream_bytes"):
             await share.take(80 * SHARES + 1)
         (await share.take(1))()
+
+    asyncio.run(play())
+
+
+def test_one_client_has_a_share_of_the_window():
+    """However many streams a client has, their blocks leave room for those of others."""
+
+    async def play():
+        window = Window(10 * SHARES, client_share=0.5)
+        greedy = [Share(window, "greedy") for _ in range(SHARES)]
+        half = SHARES // 2
+        give_back = [await share.take(10) for share in greedy[:half]]
+        waiting = [asyncio.ensure_future(share.take(10)) for share in greedy[half:]]
+        give_back.append(await asyncio.wait_for(Share(window, "modest").take(10), 30))
+        assert not any(task.done() for task in waiting)
+        for each in give_back:
+            each()
+        for task in waiting:
+            (await task)()
+        assert has_room_for(window, 10 * SHARES)
+
+    asyncio.run(play())
+
+
+def test_a_clients_part_goes_with_its_streams():
+    """Clients that have gone leave nothing behind."""
+
+    async def play():
+        window = Window(100, client_share=0.5)
+        share = Share(window, "client")
+        give_back = await share.take(50)
+        del share
+        gc.collect()
+        assert list(window._clients) == ["client"]
+        give_back()
+        del give_back
+        gc.collect()
+        assert not window._clients
+
+    asyncio.run(play())
+
+
+def test_a_block_larger_than_the_clients_share_is_refused():
+    """Taken by a client that takes no replies it would hold up everybody."""
+
+    async def play():
+        window = Window(100, client_share=0.5)
+        share = Share(window, "client")
+        with pytest.raises(InvalidRequest, match=r"50 bytes \(client_share of stream_bytes\)"):
+            await share.take(51)
+        (await share.take(50))()
+        assert has_room_for(window, 100)
 
     asyncio.run(play())
 

@@ -7,7 +7,7 @@ import pytest
 
 from losswire_proto.losses import LossCall, Softmax
 from losswire_proto.v1 import loss_service_pb2 as pb
-from losswire_server.admission import Window
+from losswire_server.admission import SHARES, Window
 from losswire_server.batcher import Batcher
 from losswire_server.errors import Expired, InvalidRequest
 from losswire_server.groups import BatchLimits
@@ -22,9 +22,10 @@ ROWS = 40
 class Messages:
     """Blocks of one row each, and how many of them have been read."""
 
-    def __init__(self, count=ROWS):
+    def __init__(self, count=ROWS, classes=3):
         self.read = 0
         self._count = count
+        self._row = bytes(4 * classes)
 
     def __aiter__(self):
         return self
@@ -32,7 +33,7 @@ class Messages:
     async def __anext__(self):
         if self.read == self._count:
             raise StopAsyncIteration
-        block = pb.RowBlock(first_row=self.read, rows=1, logits=bytes(12))
+        block = pb.RowBlock(first_row=self.read, rows=1, logits=self._row)
         self.read += 1
         return pb.ComputeStreamRequest(block=block).SerializeToString()
 
@@ -42,15 +43,15 @@ def scenario(test):
 
     def run():
         async def play():
-            engine, window = GatedEngine(), Window(1 << 20)
+            engine, window = GatedEngine(), Window(1 << 20, client_share=0.5)
             batcher = Batcher(engine, BatchLimits(1000, 1 << 30, 0))
 
-            def begin(labels=None, deadline=None):
-                logits = np.broadcast_to(np.float32(0), (ROWS, 3))
+            def begin(labels=None, deadline=None, client=None, classes=3):
+                logits = np.broadcast_to(np.float32(0), (ROWS, classes))
                 reading = "none" if labels is None else "distribution"
                 call = LossCall(Softmax()) if labels is None else LossCall(grad_labels=True)
                 start = StreamStart(LossRequest(call, logits, 1, labels, reading), False)
-                return StreamRun(Stream(start), batcher, window, deadline)
+                return StreamRun(Stream(start), batcher, window, deadline, client)
 
             try:
                 await test(begin, engine)
@@ -141,3 +142,22 @@ async def test_a_run_that_is_cancelled_twice_takes_all_back(begin, engine):
         whole.cancel()
         await asyncio.sleep(0)
     await asyncio.wait([whole])
+
+
+@scenario
+async def test_a_client_whose_streams_are_not_read_leaves_room_for_others(begin, engine):
+    """With more such streams than a window has shares, another client's stream is answered."""
+    classes = (1 << 20) // SHARES // 8  # so that one block has all of a stream's share
+    unread = [begin(client="greedy", classes=classes) for _ in range(2 * SHARES)]
+    replies = [run.replies(Messages(classes=classes)) for run in unread]
+    # The first reply of a stream is taken, and no other: it keeps its room.
+    firsts = {asyncio.ensure_future(anext(each)) for each in replies}
+    while sum(each.done() for each in firsts) < SHARES // 2 - 1:
+        waiting = [each for each in firsts if not each.done()]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    assert await taken(begin(client="modest"), Messages()) == list(range(ROWS))
+    for each in firsts:
+        each.cancel()
+    await asyncio.gather(*firsts, return_exceptions=True)
+    for each in replies:
+        await each.aclose()

@@ -206,7 +206,9 @@ def test_what_never_fits_is_refused():
     """A block beyond stream_bytes and labels beyond queue_bytes name the setting."""
     with Served(queue_bytes=5000, stream_bytes=5000) as served:
         with losswire.Client(served.target, transport="stream") as client:
-            with pytest.raises(losswire.InvalidInput, match=r"at most 5000 bytes .stream_bytes."):
+            with pytest.raises(
+                losswire.InvalidInput, match=r"at most 5000 bytes .client_share of stream_bytes."
+            ):
                 client.softmax_cross_entropy(np.zeros((100, 100)), np.zeros(100, np.int8))
             with pytest.raises(losswire.InvalidInput, match=r"at most 5000 bytes .queue_bytes."):
                 client.softmax_cross_entropy(np.zeros((5000, 1)), np.zeros(5000, np.int8))
