@@ -112,7 +112,7 @@ class Share:
     """One stream's part of a window: a client that takes no replies does not fill all of it.
 
     Neither does one with many such streams, which share the client's part. A block larger than the
-    stream's has all of that, so that it is alone in flight; one larger than the client's is refused.
+    stream's has all of that, so that it is alone in flight; beyond the client's it is refused.
 
     Args:
         window: of all streams.

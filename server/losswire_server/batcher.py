@@ -5,12 +5,13 @@ was cancelled or came too late is dropped before any computing. Clients that wai
 bytes (`turns`), both for which batch leaves next and for who has a place in it.
 
 Requests with equal `batch_key` wait in one group. A batch leaves when the engine is idle, when it
-is full, when it is so large that company gains nothing, or when its first request has waited
-`max_wait_us`: one deadline a batch, set by its first request and never restarted. An idle engine is
-never waited for. What is so small that handing it to a thread would take longer than computing it
-is computed at once, together with all that has arrived; it waits only where `company` says that
-others are about to come. Everything here runs on the event loop; only `Engine.compute` of the
-larger batches runs on threads, `SLOTS` of them at a time.
+is full, when it is so large that company gains nothing, when one of its requests is due so soon
+that it would be late, or when its first request has waited `max_wait_us`: one deadline a batch, set
+by its first request and never restarted. An idle engine is never waited for. What is so small that
+handing it to a thread would take longer than computing it is computed at once, together with all
+that has arrived; it waits only where `company` says that others are about to come. Everything here
+runs on the event loop; only `Engine.compute` of the larger batches runs on threads, `SLOTS` of them
+at a time.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ SLOTS: Final = 2
 ENOUGH_BYTES: Final = 256 << 10
 """Of tensors and results beyond which a group gains nothing from more company."""
 
+URGENT_WAITS: Final = 2
+"""Times the longest wait: what is due sooner is not held, so that some time is left to compute."""
+
 
 class Batcher:
     """Groups requests and hands them to `engine`, within `limits`.
@@ -64,6 +68,8 @@ class Batcher:
         self._crash: str | None = None
         self._engine = engine
         self._limits = limits
+        self._wait_seconds = limits.wait_us / 1e6
+        self._urgent_seconds = self._wait_seconds * URGENT_WAITS
         self._groups: dict[BatchKey, Group] = {}
         self._threads = ThreadPoolExecutor(SLOTS, thread_name_prefix="losswire-batch")
         self._in_flight: set[asyncio.Task[None]] = set()
@@ -106,7 +112,9 @@ class Batcher:
         if loop is None:  # asked for once: it costs a system call
             loop = self._loop = asyncio.get_running_loop()
         turn = self._turns.give(client, request.form.nbytes)
-        waiting = Waiting(request, answer, loop.time(), deadline, turn)
+        now = loop.time()
+        is_urgent = deadline is not None and deadline < now + self._urgent_seconds
+        waiting = Waiting(request, answer, now, deadline, turn, is_urgent)
         key = request.batch_key
         group = self._groups.get(key)
         if group is None:
@@ -226,7 +234,8 @@ class Batcher:
         return min(ready, key=lambda each: each[:2], default=(0, 0.0, None))[2]
 
     def _due(self, group: Group) -> float:
-        return group.first_arrival + self._limits.wait_us / 1e6
+        """When a group has waited for company as long as it may."""
+        return group.first_arrival + (0.0 if group.is_urgent else self._wait_seconds)
 
     def _set_timer(self) -> None:
         """Wakes when the next group is due; a batch that ends wakes us anyway."""

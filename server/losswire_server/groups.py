@@ -40,6 +40,8 @@ class Waiting:
     arrival: float
     deadline: float | None
     turn: int = 0
+    is_urgent: bool = False
+    """Whether its answer is due so soon that it is not held for company."""
 
     def is_wanted(self, now: float) -> bool:
         """Whether anyone still waits; one that is too late gets its error here."""
@@ -69,16 +71,19 @@ class Group:
 
     def __init__(self) -> None:
         self._queue: deque[Waiting] = deque()
+        self._urgent = 0
         self.rows = 0
         self.nbytes = 0
+        self.first_arrival = 0.0
+        """Since when someone waits here; whoever has an earlier turn does not begin it anew."""
 
     def __len__(self) -> int:
         return len(self._queue)
 
     @property
-    def first_arrival(self) -> float:
-        """When the request that is next arrived."""
-        return self._queue[0].arrival
+    def is_urgent(self) -> bool:
+        """Whether one of them is not to be held for company."""
+        return self._urgent > 0
 
     @property
     def turn(self) -> int:
@@ -88,10 +93,13 @@ class Group:
     def add(self, waiting: Waiting) -> None:
         """Takes a request to where its turn is."""
         queue = self._queue
+        if not queue:
+            self.first_arrival = waiting.arrival
         if not queue or queue[-1].turn <= waiting.turn:
             queue.append(waiting)
         else:
             insort(queue, waiting, key=_turn_of)
+        self._urgent += waiting.is_urgent
         form = waiting.request.form
         self.rows += form.rows
         self.nbytes += form.nbytes
@@ -101,6 +109,7 @@ class Group:
         for index, each in enumerate(self._queue):
             if each is waiting:
                 del self._queue[index]
+                self._urgent -= waiting.is_urgent
                 self.rows -= waiting.request.rows
                 self.nbytes -= waiting.request.nbytes
                 return
@@ -118,11 +127,14 @@ class Group:
             if batch and not limits.hold(rows + form.rows, nbytes + form.nbytes):
                 break
             waiting = self._queue.popleft()
+            self._urgent -= waiting.is_urgent
             self.rows -= form.rows
             self.nbytes -= form.nbytes
             if waiting.is_wanted(now):
                 batch.append(waiting)
                 rows, nbytes = rows + form.rows, nbytes + form.nbytes
+        if self._queue:
+            self.first_arrival = self._queue[0].arrival
         return batch
 
 

@@ -293,8 +293,8 @@ async def test_what_is_late_after_a_fault_is_not_computed_again(batcher, engine)
     await engine.entered()
     engine.failing = {3}
     deadline = loop.time() + 0.3
-    late = await submitted(batcher, 2, deadline=deadline)
     rest = await submitted(batcher, 3)
+    late = await submitted(batcher, 2, deadline=deadline)
     engine.release()
     await engine.entered()
     passed = asyncio.Event()
@@ -306,4 +306,66 @@ async def test_what_is_late_after_a_fault_is_not_computed_again(batcher, engine)
     with pytest.raises(RuntimeError):
         await rest[0]
     await first[0]
-    assert engine.batches == [[1], [2, 3], [3]]
+    assert engine.batches == [[1], [3, 2], [3]]
+
+
+@scenario()
+async def test_what_is_due_soon_is_not_held(batcher, engine):
+    """With a slot free, a request that would be late after the wait leaves at once, in company."""
+    loop = asyncio.get_running_loop()
+    tasks = await submitted(batcher, 1)
+    await engine.entered()
+    tasks += await submitted(batcher, 2, deadline=loop.time() + 2.5 * 3600)
+    await asyncio.sleep(0)
+    assert len(batcher._in_flight) == 1
+    tasks += await submitted(batcher, 3, deadline=loop.time() + 1800)
+    await engine.entered()
+    assert engine.batches == [[1], [2, 3]]
+    engine.release(2)
+    await asyncio.gather(*tasks)
+
+
+@scenario()
+async def test_what_was_due_soon_and_is_taken_back_hurries_nobody(batcher, engine):
+    """Whoever is left of its group is held as before."""
+    soon = asyncio.get_running_loop().time() + 1800
+    tasks = await submitted(batcher, 1)
+    await engine.entered()
+    tasks += await submitted(batcher, 2, deadline=soon)
+    await engine.entered()
+    (gone,) = await submitted(batcher, 3, deadline=soon)
+    tasks += await submitted(batcher, 4)
+    gone.cancel()
+    await asyncio.wait([gone])
+    engine.release()
+    await asyncio.wait(batcher._in_flight, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(0)  # until the batcher has seen it, too
+    assert len(batcher._in_flight) == 1
+    engine.release(2)
+    await asyncio.gather(*tasks)
+
+
+@scenario(quick_bytes=1 << 20)
+async def test_what_is_quick_and_due_soon_is_not_held(batcher, engine):
+    """Nor does it wait for as many as came together the last time."""
+    engine.release(100)
+    await asyncio.gather(*await submitted(batcher, 1, 2))
+    deadline = asyncio.get_running_loop().time() + 1800
+    (task,) = await submitted(batcher, 3, deadline=deadline)
+    assert (await task).per_example.shape == (3,)
+
+
+@scenario()
+async def test_newcomers_do_not_restart_the_wait(batcher, engine):
+    """A batch leaves when its first request has waited its time, whoever is before it by then."""
+    tasks = await submitted(batcher, 1, client="a")
+    await engine.entered()
+    other = batcher.submit(request_of(50, classes=4), client="a")
+    tasks += [asyncio.ensure_future(other), *await submitted(batcher, 2, client="a")]
+    group = batcher._groups[request_of(2).batch_key]
+    since = group.first_arrival
+    tasks += await submitted(batcher, 3, client="b")
+    assert group.all()[0].request.rows == 3
+    assert batcher._due(group) == since + 3600
+    engine.release(3)
+    await asyncio.gather(*tasks)

@@ -209,20 +209,22 @@ async def test_late_requests_are_not_computed(call, engine):
     call.send((1, 1))
     first = asyncio.ensure_future(call.answer())
     await engine.entered()
+    call.send((4, 4, {"timeout_ms": 3600_000}))  # due before a batch's hour of waiting is over
+    await engine.entered()
     loop = asyncio.get_running_loop()
     call.send((2, 2, {"timeout_ms": 1}), (3, 3, {"timeout_ms": 3600_000}))
     call.end()
-    await call.read(2)
+    await call.read(3)
     is_late = asyncio.Event()
     loop.call_later(0.002, is_late.set)
     await is_late.wait()
-    engine.release(2)
+    engine.release(3)
     assert (await first).id == 1
     answers = await call.rest()
     assert rows_of(answers[3]) == 3
     assert answers[2].error.code == 4
     assert "the deadline passed before anything was computed" in answers[2].error.message
-    assert engine.batches == [[1], [3]]
+    assert engine.batches == [[1], [4], [3]]
 
 
 @scenario(deadline=0.0)
