@@ -1,6 +1,7 @@
 """The errors of the server, each with the gRPC status it becomes.
 
-wire → validation ── InvalidRequest (INVALID_ARGUMENT) · Unsupported (UNIMPLEMENTED)
+wire → tokens ── Revoked (UNAUTHENTICATED)
+     → validation ── InvalidRequest (INVALID_ARGUMENT) · Unsupported (UNIMPLEMENTED)
                      UnknownRegion (NOT_FOUND) · NotAllowed (PERMISSION_DENIED)
          → admission ── Overloaded (RESOURCE_EXHAUSTED) · Draining (UNAVAILABLE)
            → batcher ── Expired (DEADLINE_EXCEEDED)
@@ -8,6 +9,7 @@ wire → validation ── InvalidRequest (INVALID_ARGUMENT) · Unsupported (UNI
                          whatever else happens: INTERNAL, with an incident id
 
 RequestFailed
+├── Revoked
 ├── InvalidRequest
 ├── Unsupported
 ├── UnknownRegion
@@ -32,6 +34,12 @@ class RequestFailed(Exception):  # noqa: N818 -- the tree reads as what happened
 
     status: ClassVar[grpc.StatusCode]
     retry_delay_ms: int | None = None
+
+
+class Revoked(RequestFailed):
+    """The token of a call that is open has been taken out of the file."""
+
+    status = grpc.StatusCode.UNAUTHENTICATED
 
 
 class InvalidRequest(RequestFailed):

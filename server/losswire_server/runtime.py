@@ -112,7 +112,9 @@ def _interceptors(
         ending.callback(end_traces)
         interceptors.append(tracer)
     if settings.token_file:
-        interceptors.append(TokenGate(settings.token_file))
+        gate = TokenGate(settings.token_file)
+        ending.callback(asyncio.create_task(gate.follow_file()).cancel)
+        interceptors.append(gate)
     return interceptors
 
 

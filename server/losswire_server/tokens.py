@@ -2,12 +2,14 @@
 
 In: a file with one token a line, and the metadata of a call. Out: the call goes on to its handler,
 or it ends with UNAUTHENTICATED before its first message is read, in the same words whether the
-token was missing or wrong. Health checks need none. Tokens are kept and compared as digests, each
+token was missing or wrong. Streams that are open end likewise when their token is taken out
+(`revocation`). Health checks need none. Tokens are kept and compared as digests, each
 with every one, so that neither a length nor a common beginning can be measured from outside.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -17,6 +19,7 @@ from grpc_health.v1 import health
 
 from losswire_server.errors import StartupError
 from losswire_server.reloading import Reloaded
+from losswire_server.revocation import OpenStreams
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 SHORTEST: Final = 16
 """Characters of a token: fewer could be guessed, or be the beginning of one half written."""
+
+_LOOK_SECONDS: Final = 1.0
+"""Between two looks at the file where no call comes that would have it looked at."""
 
 _OPEN: Final = f"/{health.SERVICE_NAME}/"
 
@@ -43,6 +49,17 @@ class TokenGate(grpc.aio.ServerInterceptor):
 
     def __init__(self, path: Path) -> None:
         self._digests = Reloaded("token_file", [path], lambda: read_digests(path))
+        self._streams = OpenStreams(self._digests.value)
+
+    async def follow_file(self) -> None:
+        """Looks at the file again and again, for the sake of streams that are open."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            self._refresh()
+
+    def _refresh(self) -> None:
+        if self._digests.refresh():
+            self._streams.keep(self._digests.value)
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler | None]], details: Details
@@ -50,9 +67,10 @@ class TokenGate(grpc.aio.ServerInterceptor):
         """The method's handler, or one that refuses."""
         if details.method.startswith(_OPEN):
             return await continuation(details)
-        self._digests.refresh()
-        if is_known(presented(details.invocation_metadata), self._digests.value):
-            return await continuation(details)
+        self._refresh()
+        token = presented(details.invocation_metadata)
+        if is_known(token, self._digests.value):
+            return self._streams.follow(await continuation(details), _digest(token))
         # Of streams, whatever the method is: so gRPC reads no message before it refuses.
         return grpc.stream_stream_rpc_method_handler(_refuse)
 

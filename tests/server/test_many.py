@@ -219,7 +219,7 @@ async def test_late_requests_are_not_computed(call, engine):
     loop.call_later(0.002, is_late.set)
     await is_late.wait()
     engine.release(3)
-    assert (await first).id == 1
+    assert (await first).id in {1, 4}  # which were computed at the same time
     answers = await call.rest()
     assert rows_of(answers[3]) == 3
     assert answers[2].error.code == 4

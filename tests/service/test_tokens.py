@@ -1,6 +1,7 @@
 """Bearer tokens between a client and a real server."""
 
 import asyncio
+import threading
 
 import grpc
 import pytest
@@ -8,11 +9,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import losswire
+from losswire_proto import wire
+from losswire_proto.losses import LossCall, Softmax
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_proto.v1 import loss_service_pb2_grpc
 from losswire_server import LocalServer
 from losswire_server.service import SERVED
 from pem import replace
+from served import LONG
 
 FIRST, SECOND, OTHER = "first-token-of-two", "second-token-of-two", "another-token-than-two"
 LOGITS, IDS = [[2.0, 1.0, 0.5]], [0]
@@ -120,6 +124,73 @@ def test_tokens_are_rotated_without_a_restart(guarded, token_file):
     assert works(guarded, OTHER) is True
     assert works(guarded, SECOND) is True
     assert works(guarded, FIRST) is not True
+
+
+def open_streams(stub, token):
+    """A call of each kind of stream, begun and answered once, and waiting for more from here."""
+    metadata = (("authorization", f"Bearer {token}"),)
+    more = threading.Event()
+
+    def sent(*messages):
+        yield from messages
+        more.wait(LONG)
+
+    spec = {"dtype": 3, "shape": [2, 3]}
+    start = pb.ComputeStreamStart(options=wire.encode_call(LossCall(Softmax())), logits_spec=spec)
+    calls = {
+        "ComputeMany": [pb.ComputeManyRequest(requests=[pb.ManyRequest(id=1)])],
+        "ComputeStream": [
+            pb.ComputeStreamRequest(start=start),
+            pb.ComputeStreamRequest(block=pb.RowBlock(first_row=0, rows=1, logits=bytes(12))),
+        ],
+    }
+    opened = {
+        rpc: getattr(stub, rpc)(sent(*messages), metadata=metadata, timeout=LONG)
+        for rpc, messages in calls.items()
+    }
+    for call in opened.values():
+        next(call)
+    return opened, more
+
+
+def test_streams_end_when_their_token_is_taken_out(guarded, token_file):
+    """Without another call: those of the token that is gone, not those of the one that stays."""
+    with grpc.insecure_channel(guarded.target) as channel:
+        stub = loss_service_pb2_grpc.LossServiceStub(channel)
+        ended, more = open_streams(stub, FIRST)
+        going_on, more_of_others = open_streams(stub, SECOND)
+        reflection = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+            listing(more), metadata=(("authorization", f"Bearer {FIRST}"),), timeout=LONG
+        )
+        next(reflection)
+        replace(token_file, f"{SECOND}\n".encode())
+        for call in (*ended.values(), reflection):
+            with pytest.raises(grpc.RpcError) as caught:
+                next(call)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert "not good any more" in caught.value.details()
+        more.set()
+        more_of_others.set()
+        assert list(going_on["ComputeMany"]) == []
+        with pytest.raises(grpc.RpcError) as caught:  # a row is missing, which is looked at last
+            next(going_on["ComputeStream"])
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def listing(event):
+    """One question for reflection, and no end before the event."""
+    yield reflection_pb2.ServerReflectionRequest(list_services="")
+    event.wait(LONG)
+
+
+def test_a_client_whose_token_is_taken_out_amid_its_stream_is_told(guarded, token_file):
+    """Small calls that share a stream are refused like those that do not."""
+    with losswire.Client(guarded.target, token=FIRST) as client:
+        client.softmax_cross_entropy(LOGITS, IDS)
+        replace(token_file, f"{SECOND}\n".encode())
+        assert works(guarded, FIRST) is not True  # the file has been looked at
+        with pytest.raises(losswire.Unauthenticated):
+            client.softmax_cross_entropy(LOGITS, IDS)
 
 
 @pytest.mark.parametrize("contents", [b"", b"short"])
