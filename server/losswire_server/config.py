@@ -32,10 +32,13 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 
-_PREFIX: Final = "LOSSWIRE_"
+PREFIX: Final = "LOSSWIRE_"
 
 _OF_CLIENTS: Final = frozenset({"target", "token"})
 """Variables that the command's other parts read."""
+
+_OF_KUBERNETES: Final = frozenset({"service_host", "service_port"})
+"""Variables that a service of this name has it set, and that are like settings."""
 
 _ALIKE: Final = 0.68
 """Names this similar are one name and a slip of the hand."""
@@ -45,7 +48,7 @@ class ServerSettings(BaseSettings):
     """Flags win over LOSSWIRE_<NAME> variables, these over the TOML file, this over defaults."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX,
+        env_prefix=PREFIX,
         extra="forbid",
         frozen=True,
         cli_prog_name="losswire serve",
@@ -247,9 +250,9 @@ def _check_variables() -> None:
     What is not alike is someone else's, such as what Kubernetes sets for a service of this name.
     """
     for variable in os.environ:
-        name = variable.removeprefix(_PREFIX).lower()
-        is_known = name in ServerSettings.model_fields or name in _OF_CLIENTS
-        if is_known or not variable.startswith(_PREFIX):
+        name = variable.removeprefix(PREFIX).lower()
+        is_known = name in {*ServerSettings.model_fields, *_OF_CLIENTS, *_OF_KUBERNETES}
+        if is_known or not variable.startswith(PREFIX):
             continue
         if difflib.get_close_matches(name, ServerSettings.model_fields, cutoff=_ALIKE):
             raise StartupError(f"{variable}: {_unknown(name).partition(': ')[2]}")

@@ -7,11 +7,13 @@ standard input stays open, so it ends with this process however that ends.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
+from losswire_server.config import PREFIX
 from losswire_server.errors import StartupError
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ _STOP_SECONDS: Final = 10.0
 
 class LocalServer:
     """Runs `losswire serve` in a child process, on a free port unless told otherwise.
+
+    Settings come from here alone, whatever LOSSWIRE_ variables there are: the ones of a server that
+    is configured beside it, with its certificates and tokens, are not this one's.
 
     Example:
         >>> with LocalServer(engine="numpy") as server:      # doctest: +SKIP
@@ -36,8 +41,6 @@ class LocalServer:
     """
 
     def __init__(self, *, log: IO[Any] | None = None, **settings: Any) -> None:
-        # Named here, so that neither the owner's environment nor another server decides.
-        settings.setdefault("unix_socket", None)
         settings.setdefault("port", 0)
         # A server that ends with its owner has nobody to drain for.
         settings.setdefault("drain_seconds", 1.0)
@@ -47,6 +50,7 @@ class LocalServer:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if log is None else log,
             text=True,
+            env=_environment(),
             start_new_session=True,  # Ctrl-C in a terminal is for the owner
         )
         line = self._process.stdout.readline() if self._process.stdout else ""
@@ -87,3 +91,8 @@ class LocalServer:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _environment() -> dict[str, str]:
+    """The owner's, without settings."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

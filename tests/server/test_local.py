@@ -37,6 +37,24 @@ def test_unknown_settings_are_refused():
         LocalServer(engin="numpy")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TOKEN_FILE", "/nowhere/tokens"),
+        ("TLS_CERTIFICATE", "/nowhere/server.pem"),
+        ("METRICS_PORT", "99999"),
+        ("CONFIG", "/nowhere/losswire.toml"),
+        ("MAX_WAIT_US", "not a number"),
+        ("HOTS", "a slip"),
+    ],
+)
+def test_settings_of_others_do_not_reach_it(monkeypatch, name, value):
+    """What is set for a server of the owner's environment is not for this one."""
+    monkeypatch.setenv(f"LOSSWIRE_{name}", value)
+    with LocalServer(engine="numpy") as server, losswire.Client(server.target) as client:
+        assert client.server_info().backend == "numpy"
+
+
 def test_it_does_not_outlive_its_owner():
     """When the owner is killed, the server ends by itself."""
     script = (
