@@ -33,10 +33,11 @@ class OpenStreams:
             if digest not in digests:
                 messages.revoke()
 
-    def follow(self, handler: Any, digest: bytes) -> Any:
+    def follow(self, handler: Any, digest: bytes) -> grpc.RpcMethodHandler[Any, Any] | None:
         """A handler whose streams are ended in time; one of single messages as it is."""
         if handler is None or not (handler.request_streaming and handler.response_streaming):
-            return handler
+            unchanged: grpc.RpcMethodHandler[Any, Any] | None = handler
+            return unchanged
 
         async def followed(
             messages: Any, context: grpc.aio.ServicerContext[Any, Any]

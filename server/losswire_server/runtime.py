@@ -49,6 +49,10 @@ if TYPE_CHECKING:
 _FRAME_BYTES: Final = 4 << 20
 """HTTP/2 frames and socket reads of this size carried tensors fastest of those measured."""
 
+_CALLS_OF_A_CONNECTION: Final = 1024
+"""At the same time; more wait at the client, within their deadlines. It is twice the streams that a
+client may have as it comes, so that these do not keep other calls of theirs from being refused."""
+
 _UNCOMPRESSED: Final = 1
 """The bit of gRPC's identity: a call that compresses is refused before anything is inflated."""
 
@@ -247,6 +251,9 @@ def _grpc_server(
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", -1),
+            ("grpc.max_concurrent_streams", _CALLS_OF_A_CONNECTION),
+            # It would refuse calls of clients that keep to that, for those not yet cleared away.
+            ("grpc.http.overload_protection", 0),
             ("grpc.http2.max_frame_size", _FRAME_BYTES),
             ("grpc.experimental.tcp_max_read_chunk_size", _FRAME_BYTES),
             ("grpc.http2.lookahead_bytes", 2 * _FRAME_BYTES),

@@ -1,15 +1,17 @@
-"""What a running server refuses at once: too many streams, too large headers."""
+"""What a running server refuses at once or lets wait: too many calls, too large headers."""
 
+import asyncio
 import threading
 
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import losswire
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_proto.v1 import loss_service_pb2_grpc
-from losswire_server import LocalServer
+from losswire_server import LocalServer, runtime
 from losswire_server.admission import Admission, Room
 from served import LONG, Served
 
@@ -42,6 +44,37 @@ def test_streams_and_headers():
             pytest.raises(losswire.InvalidInput),
         ):
             greedy.server_info()
+
+
+def test_calls_of_one_connection(server):
+    """So many are taken at a time, whatever they are; the next waits for the end of one."""
+    with grpc.insecure_channel(server.target) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        ask = health_pb2.HealthCheckRequest()
+        # Calls that end with their client alone, and that no other limit counts.
+        watching = [stub.Watch(ask, timeout=LONG) for _ in range(runtime._CALLS_OF_A_CONNECTION)]
+        for call in watching:
+            assert next(call).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Check(ask, timeout=0.5)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        with losswire.Client(server.target) as other:
+            assert other.softmax(np.zeros((2, 3))).shape == (2, 3)
+        watching[0].cancel()
+        assert stub.Check(ask, timeout=LONG).status == health_pb2.HealthCheckResponse.SERVING
+        for call in watching:
+            call.cancel()
+
+
+def test_more_calls_than_one_connection_takes_are_all_answered(server):
+    """They wait at the client, not refused by either side."""
+
+    async def play():
+        async with losswire.AsyncClient(server.target, transport="inline") as client:
+            calls = [client.softmax(np.zeros((2, 3))) for _ in range(3000)]
+            return await asyncio.gather(*calls)
+
+    assert len(asyncio.run(play())) == 3000
 
 
 @pytest.mark.parametrize("rpc", ["Compute", "ComputeMany"])
