@@ -20,9 +20,12 @@ class Authority:
         self.file = self.folder / "authority.pem"
         self.file.write_bytes(self.pem)
 
-    def write_server(self, *names):
-        """Certifies a server; its files replace those written before, as settings."""
-        chain, key = self._issue(*(names or ("localhost", "127.0.0.1")))
+    def write_server(self, *names, **validity):
+        """Certifies a server; its files replace those written before, as settings.
+
+        It is good for long, unless `not_before` and `not_after` say otherwise.
+        """
+        chain, key = self._issue(*(names or ("localhost", "127.0.0.1")), **validity)
         return {
             "host": "127.0.0.1",
             "tls_certificate": replace(self.folder / "server.pem", chain),
@@ -34,8 +37,8 @@ class Authority:
         chain, key = self._issue(name)
         return grpc.ssl_channel_credentials(trusts or self.pem, key, chain)
 
-    def _issue(self, *names):
-        issued = self._authority.issue_cert(*names)
+    def _issue(self, *names, **validity):
+        issued = self._authority.issue_cert(*names, **validity)
         chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
         return chain, issued.private_key_pem.bytes()
 

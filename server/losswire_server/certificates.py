@@ -1,8 +1,9 @@
 """TLS: the server's certificate and key, and whose certificates it wants of clients.
 
 In: PEM files. Out: gRPC credentials that follow them: before each handshake the files are looked
-at, so new connections get a new certificate and old ones live on. Files that cannot be used, or do
-not belong together, are a `StartupError`; where they become so later, the last good ones stay.
+at, so new connections get a new certificate and old ones live on. Files that cannot be used, do not
+belong together or have expired are a `StartupError`; where they become so later, the last good ones
+stay. A certificate that is about to expire is a warning in the log.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from __future__ import annotations
 import os
 import ssl
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
+import structlog
+from cryptography import x509
 
 from losswire_server.errors import StartupError
 from losswire_server.reloading import Reloaded
@@ -22,6 +27,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from losswire_server.config import ServerSettings
+
+SOON: Final = timedelta(days=14)
+"""Before its end a certificate should have been replaced; short-lived ones in their last third."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """What TLS needs, and how long it is good for.
+
+    Attributes:
+        configuration: for gRPC.
+        warn_after: when a replacement is late.
+        expires: when clients will not connect any more.
+    """
+
+    configuration: grpc.ServerCertificateConfiguration
+    warn_after: datetime
+    expires: datetime
 
 
 def server_credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
@@ -38,18 +61,35 @@ def server_credentials(settings: ServerSettings) -> grpc.ServerCredentials | Non
     current = Reloaded(
         "tls_certificate", paths, lambda: read_certificates(certificate, key, authorities)
     )
+    reminder = _Reminder(current.value)
 
     def fetch() -> Any:  # None for no change, which gRPC's stubs do not know
-        return current.value if current.refresh() else None
+        is_new = current.refresh()
+        reminder.look(current.value)
+        return current.value.configuration if is_new else None
 
     return grpc.dynamic_ssl_server_credentials(
-        current.value, fetch, require_client_authentication=authorities is not None
+        current.value.configuration, fetch, require_client_authentication=authorities is not None
     )
 
 
-def read_certificates(
-    certificate: Path, key: Path, authorities: Path | None
-) -> grpc.ServerCertificateConfiguration:
+class _Reminder:
+    """Says once of each certificate in the log that it expires soon: now, or at a handshake."""
+
+    def __init__(self, certificates: Certificates) -> None:
+        self._told: Certificates | None = None
+        self.look(certificates)
+
+    def look(self, certificates: Certificates) -> None:
+        if certificates is not self._told and datetime.now(UTC) >= certificates.warn_after:
+            self._told = certificates
+            expires = certificates.expires.isoformat()
+            structlog.get_logger().warning(
+                "expires_soon", setting="tls_certificate", expires=expires
+            )
+
+
+def read_certificates(certificate: Path, key: Path, authorities: Path | None) -> Certificates:
     """What the files hold, once it has been found to be usable.
 
     Raises:
@@ -57,11 +97,13 @@ def read_certificates(
     """
     chain, secret = _read("tls_certificate", certificate), _read("tls_key", key)
     _check_pair(certificate, chain, key, secret)
+    begins, expires = _validity(certificate, chain)
     roots = None
     if authorities is not None:
         roots = _read("tls_client_ca", authorities)
         _check_certificates("tls_client_ca", authorities, roots)
-    return grpc.ssl_server_certificate_configuration([(secret, chain)], roots)
+    configuration = grpc.ssl_server_certificate_configuration([(secret, chain)], roots)
+    return Certificates(configuration, expires - min(SOON, (expires - begins) / 3), expires)
 
 
 def _read(setting: str, path: Path) -> bytes:
@@ -87,6 +129,28 @@ def _check_pair(certificate: Path, chain: bytes, key: Path, secret: bytes) -> No
         else:
             problem = f"{key} holds no private key without a password; name a PEM file"
         raise StartupError(f"tls_key: {problem}") from error
+
+
+def _validity(path: Path, chain: bytes) -> tuple[datetime, datetime]:
+    """From when to when the first certificate of a chain, the server's own, is good: it is now."""
+    try:
+        certificate = x509.load_pem_x509_certificate(chain)
+        begins, expires = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except ValueError as error:
+        raise StartupError(
+            f"tls_certificate: {path} holds no certificate that can be read; name a PEM file"
+        ) from error
+    now = datetime.now(UTC)
+    if now > expires:
+        raise StartupError(
+            f"tls_certificate: {path} has expired on {expires.isoformat()}; name one that is good"
+        )
+    if now < begins:
+        raise StartupError(
+            f"tls_certificate: {path} is not valid before {begins.isoformat()};"
+            " name one that is, or look at this machine's clock"
+        )
+    return begins, expires
 
 
 def _check_certificates(setting: str, path: Path, contents: bytes) -> None:

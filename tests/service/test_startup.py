@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -19,6 +20,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     for name in ("ours", "theirs"):
         Authority(folder / name).write_server()
+    Authority(folder / "old").write_server(
+        not_before=datetime(2020, 1, 1, tzinfo=UTC), not_after=datetime(2020, 4, 1, tzinfo=UTC)
+    )
     (folder / "empty").touch()
     (folder / "text").write_text("no certificate", encoding="ascii")
     (folder / "tokens").write_text(f"{SECRET}\nshort {SECRET}\n", encoding="ascii")
@@ -86,6 +90,8 @@ CASES = {
     pair("ours/server.pem", "locked.key"): "tls_key: {folder}/locked.key holds no private key",
     pair("ours/server.pem", "theirs/server.key"): "tls_key: {folder}/theirs/server.key is not the"
     " key of {folder}/ours/server.pem; name the two that belong together",
+    pair("old/server.pem", "old/server.key"): "tls_certificate: {folder}/old/server.pem has expired"
+    " on 2020-04-01T00:00:00+00:00; name one that is good",
     "--tls-certificate {folder}/ours/server.pem": "tls_key: not set, but tls_certificate is;",
     "--tls-key {folder}/ours/server.key": "tls_certificate: not set, but tls_key is;",
     "--tls-client-ca {folder}/ours/authority.pem": "tls_certificate: not set, but tls_client_ca",

@@ -2,11 +2,15 @@
 
 import socket
 import ssl
+from datetime import UTC, datetime, timedelta
 
 import pytest
+import structlog.testing
 
 import losswire
-from losswire_server import LocalServer
+from losswire_server import LocalServer, certificates
+from losswire_server.config import load_settings
+from losswire_server.errors import StartupError
 from pem import Authority, replace
 
 LOGITS, IDS = [[2.0, 1.0, 0.5]], [0]
@@ -164,3 +168,86 @@ def test_files_that_do_not_belong_together_change_nothing(tmp_path):
     assert said.count("reload_failed") == 2
     assert said.count("reloaded ") == 1
     assert "PRIVATE KEY" not in said
+
+
+NOW = datetime.now(UTC)
+DAY = timedelta(days=1)
+
+
+def credentials(settings):
+    """What is said in the log where credentials are made of a certificate."""
+    with structlog.testing.capture_logs() as said:
+        assert certificates.server_credentials(load_settings(**settings)) is not None
+    return [line["event"] for line in said]
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "words"),
+    [
+        (NOW - 9 * DAY, NOW - DAY, "has expired on"),
+        (NOW + DAY, NOW + 9 * DAY, "is not valid before"),
+    ],
+)
+def test_a_certificate_that_is_not_good_now(tmp_path, begins, ends, words):
+    """The server does not start with one, and goes on with a good one that it is to replace."""
+    authority, log = Authority(tmp_path), (tmp_path / "log").open("w+", encoding="utf-8")
+    settings = authority.write_server()
+    with log, LocalServer(engine="numpy", log=log, **settings) as server:
+        before = certificate_of(server)
+        authority.write_server(not_before=begins, not_after=ends)
+        assert certificate_of(server) == before
+        log.seek(0)
+        assert words in log.read()
+    with pytest.raises(StartupError, match=f"^tls_certificate: .*server.pem {words}") as caught:
+        LocalServer(engine="numpy", **settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("life", "left", "events"),
+    [
+        (90 * DAY, 15 * DAY, []),
+        (90 * DAY, 13 * DAY, ["expires_soon"]),
+        (DAY, DAY / 2, []),  # a short-lived one has two thirds of its time
+        (DAY, DAY / 4, ["expires_soon"]),
+    ],
+)
+def test_a_certificate_that_expires_soon_is_said(tmp_path, life, left, events):
+    """A warning in the log, in time to replace it."""
+    ends = NOW + left
+    settings = Authority(tmp_path).write_server(not_before=ends - life, not_after=ends)
+    assert credentials(settings) == events
+
+
+def test_a_certificate_that_comes_to_its_last_days_is_said_once(tmp_path, monkeypatch):
+    """At a handshake then, also of the one that replaces it, and of none twice."""
+    fetches = []
+
+    def made(_first, fetch, **_options):
+        fetches.append(fetch)
+        return object()
+
+    monkeypatch.setattr(certificates.grpc, "dynamic_ssl_server_credentials", made)
+    authority = Authority(tmp_path)
+    settings = authority.write_server(not_before=NOW - 60 * DAY, not_after=NOW + 20 * DAY)
+    assert credentials(settings) == []
+    (fetch,) = fetches
+    with structlog.testing.capture_logs() as said:
+        assert fetch() is None
+        authority.write_server(not_before=NOW - 60 * DAY, not_after=NOW + 3 * DAY)
+        assert fetch() is not None
+        assert fetch() is None
+        monkeypatch.setattr(certificates, "datetime", Later)
+        authority.write_server(not_before=NOW - 60 * DAY, not_after=NOW + 20 * DAY)
+        assert fetch() is not None
+        assert fetch() is None
+    events = [line["event"] for line in said]
+    assert events == ["reloaded", "expires_soon", "reloaded", "expires_soon"]
+
+
+class Later(datetime):
+    """A clock ten days on."""
+
+    @classmethod
+    def now(cls, zone=None):
+        return datetime.now(zone) + 10 * DAY
