@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from losswire._advice import Advice
 from losswire._arrays import plain
 from losswire._calls import SERVICE, Done, NotServed, Unary
-from losswire._channel import ClientClosed, Connection, Tls, is_spread
+from losswire._channel import ClientClosed, Connection, Tls, is_spread, warn_of_plain_token
 from losswire._errors import (
     InvalidInput,
     LosswireError,
@@ -78,6 +78,7 @@ class BaseClient:
         self._timeout = _checked_timeout(timeout)
         target = target or os.environ.get("LOSSWIRE_TARGET") or DEFAULT_TARGET
         self._connection = self._pinned = Connection(target, token, tls)
+        warn_of_plain_token(target, token, tls, stacklevel=2)
         if is_spread(target):
             self._pinned = Connection(target, token, tls, is_pinned=True)
         self._advice = Advice()

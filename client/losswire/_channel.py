@@ -9,9 +9,12 @@ parent's dead connection.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
+import re
 import ssl
+import warnings
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -28,6 +31,8 @@ _FRAME_BYTES: Final = 4 << 20
 
 _SPREAD: Final = ("dns:", "ipv4:", "ipv6:")
 """Targets that may be several servers. Of a bare `name:port` the first that answers is taken."""
+
+_SCHEME: Final = re.compile(r"^(dns|ipv4|ipv6):(//[^/]*/)?")
 
 _SERVICE_CONFIG: Final = json.dumps(
     {
@@ -65,15 +70,24 @@ class Connection:
         token: sent with each call.
         tls: how to know the server.
         is_pinned: whether all calls go to the same one of several servers, while it is there.
+        server_name: that its certificate is to have; None for the target's.
     """
 
     def __init__(
-        self, target: str, token: str | None, tls: Tls | None, *, is_pinned: bool = False
+        self,
+        target: str,
+        token: str | None,
+        tls: Tls | None,
+        *,
+        is_pinned: bool = False,
+        server_name: str | None = None,
     ) -> None:
         self.target = target
         self._options: tuple[tuple[str, int | str], ...] = _OPTIONS
         if is_spread(target) and not is_pinned:
             self._options = (*_OPTIONS, ("grpc.service_config", _SERVICE_CONFIG))
+        if server_name is not None:
+            self._options = (*self._options, ("grpc.ssl_target_name_override", server_name))
         self.metadata: tuple[tuple[str, str], ...] = ()
         if token is not None:
             _check_token(token)
@@ -117,6 +131,37 @@ class Connection:
 def is_spread(target: str) -> bool:
     """Whether a target may be several servers that take calls in turn."""
     return target.startswith(_SPREAD)
+
+
+def warn_of_plain_token(target: str, token: str | None, tls: Tls | None, stacklevel: int) -> None:
+    """Warns of a token that others on the way to another machine can read."""
+    if token is not None and (tls is None or tls is False) and not _is_local(target):
+        warnings.warn(
+            f"the token travels to {target} in plain text, where others can read it; pass tls=",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _is_local(target: str) -> bool:
+    """Whether a target is on this machine, as far as its text says."""
+    if target.startswith("unix"):
+        return True
+    addresses = _SCHEME.sub("", target).split(",")
+    return all(_is_loopback(_host(each)) for each in addresses)
+
+
+def _host(address: str) -> str:
+    """An address without its port, if it has one, and without brackets."""
+    host, colon, _port = address.rpartition(":")
+    has_port = colon and (host.endswith("]") or ":" not in host)
+    return (host if has_port else address).strip("[]")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
 
 
 def _check_token(token: str) -> None:

@@ -34,7 +34,9 @@ MIB = 1 << 20
 
 PREFIX: Final = "LOSSWIRE_"
 
-_OF_CLIENTS: Final = frozenset({"target", "token"})
+_OF_CLIENTS: Final = frozenset(
+    {"target", "token", "check_ca", "check_certificate", "check_key", "check_server_name"}
+)
 """Variables that the command's other parts read."""
 
 _OF_KUBERNETES: Final = frozenset({"service_host", "service_port"})

@@ -21,6 +21,30 @@ def test_tokens_that_no_header_carries(token):
     assert "sec" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "target",
+    ["loss.example:1", "dns:///loss.example:1", "ipv4:127.0.0.1:1,10.0.0.1:1", "[2001:db8::1]:1"],
+)
+def test_a_token_in_plain_text_to_another_machine(target):
+    """Is warned of, where the client is made; over TLS it is not."""
+    with pytest.warns(UserWarning, match="token travels to .* in plain text") as caught:
+        losswire.Client(target, token="s3cret").close()
+    assert [each.filename for each in caught] == [__file__]
+    assert "s3cret" not in str(caught[0].message)
+    losswire.Client(target, token="s3cret", tls=True).close()
+    losswire.Client(target).close()
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["localhost:1", "127.0.0.2:1", "[::1]:1", "::1", "unix:/none", "dns:///localhost:1",
+     "dns://8.8.8.8/localhost:1", "ipv4:127.0.0.1:1,127.0.0.2:1", "ipv6:[::1]:1"],
+)  # fmt: skip
+def test_a_token_that_stays_on_this_machine(target):
+    """Nobody can listen in: there is nothing to warn of."""
+    losswire.Client(target, token="s3cret").close()
+
+
 def test_authorities_that_cannot_be_read(tmp_path):
     """The file is named, and why it cannot be read."""
     with pytest.raises(losswire.InvalidInput, match=r"^tls: .*none\.pem .*No such file"):

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from losswire.cli import app
 from losswire_server import LocalServer
+from pem import Authority
 
 
 def checked(*arguments, **environment):
@@ -82,3 +83,69 @@ def test_authorities_that_cannot_be_read(tmp_path):
     status, line = checked("--target", "x:1", "--ca", str(tmp_path / "missing.pem"))
     assert status == 2
     assert "expected a readable file of certificate authorities" in line
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory):
+    """A server whose certificate is for a public name, and what it was started with."""
+    settings = Authority(tmp_path_factory.mktemp("public")).write_server("*.loss.example")
+    with LocalServer(engine="numpy", **settings) as running:
+        yield running, settings
+
+
+def test_a_server_with_a_certificate_for_another_name(public):
+    """The certificate itself, or its authority and the name; no other name will do."""
+    running, settings = public
+    certificate = str(settings["tls_certificate"])
+    authority = str(settings["tls_certificate"].with_name("authority.pem"))
+    serves = (0, f"{running.target}: SERVING\n")
+    at = {"LOSSWIRE_TARGET": running.target}
+    assert checked(**at, LOSSWIRE_TLS_CERTIFICATE=certificate) == serves
+    assert checked("--server-certificate", certificate, **at) == serves
+    named = {"LOSSWIRE_CHECK_CA": authority, "LOSSWIRE_CHECK_SERVER_NAME": "one.loss.example"}
+    assert checked(**at, **named) == serves
+    assert checked("--server-name", "loss.example", **at, **named)[0] == 1
+    assert checked(**at, LOSSWIRE_CHECK_CA=authority)[0] == 1
+    # What is asked for goes before what happens to be set for a server.
+    assert checked("--tls", **at, LOSSWIRE_TLS_CERTIFICATE=certificate)[0] == 1
+
+
+def test_a_server_of_another_certificate_is_not_trusted(public, tmp_path):
+    """Though it has the same name."""
+    running, _settings = public
+    other = Authority(tmp_path).write_server("*.loss.example")["tls_certificate"]
+    assert checked("--target", running.target, "--server-certificate", str(other))[0] == 1
+
+
+def test_a_server_that_wants_certificates(tmp_path):
+    """The check shows its own where it is given one, and is refused where it is not."""
+    authority = Authority(tmp_path)
+    settings = authority.write_server("loss.example")
+    shown = Authority(tmp_path / "clients")
+    own = shown.write_server("check.example")
+    environment = {
+        "LOSSWIRE_TLS_CERTIFICATE": str(settings["tls_certificate"]),
+        "LOSSWIRE_CHECK_CERTIFICATE": str(own["tls_certificate"]),
+        "LOSSWIRE_CHECK_KEY": str(own["tls_key"]),
+    }
+    with LocalServer(engine="numpy", tls_client_ca=shown.file, **settings) as running:
+        environment["LOSSWIRE_TARGET"] = running.target
+        assert checked(**environment)[0] == 0
+        half = environment | {"LOSSWIRE_CHECK_KEY": None}
+        assert checked(**half) == (
+            2,
+            "losswire check: certificate, key: expected both or neither\n",
+        )
+        nothing = half | {"LOSSWIRE_CHECK_CERTIFICATE": None}
+        assert checked(**nothing)[0] == 1
+    missing = environment | {"LOSSWIRE_CHECK_KEY": str(tmp_path / "none")}
+    status, line = checked(**missing)
+    assert status == 2
+    assert f"received {tmp_path / 'none'} (No such file" in line
+
+
+def test_a_socket_beside_a_certificate(tmp_path):
+    """On a Unix socket there is no TLS, whatever is set."""
+    with LocalServer(engine="numpy", unix_socket=tmp_path / "socket") as running:
+        named = {"LOSSWIRE_TLS_CERTIFICATE": str(tmp_path / "none.pem")}
+        assert checked("--target", running.target, **named)[0] == 0

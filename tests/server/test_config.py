@@ -40,6 +40,8 @@ def test_the_clients_variables_are_no_settings(monkeypatch):
     """What belongs to the client does not trouble the server."""
     monkeypatch.setenv("LOSSWIRE_TARGET", "elsewhere:1")
     monkeypatch.setenv("LOSSWIRE_TOKEN", "a token")
+    for name in ("CA", "CERTIFICATE", "KEY", "SERVER_NAME"):
+        monkeypatch.setenv(f"LOSSWIRE_CHECK_{name}", "of the check")
     assert load_settings().port == 50051
 
 

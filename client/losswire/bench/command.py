@@ -18,6 +18,7 @@ from rich.table import Table
 
 from losswire._base import DEFAULT_TIMEOUT
 from losswire._client import Client
+from losswire._commands import TokenFile, read_token
 from losswire._errors import InvalidInput, LosswireError
 from losswire.bench import chart
 from losswire.bench.figures import Report
@@ -57,7 +58,7 @@ def bench(
     requests: Annotated[int | None, typer.Option(min=1, help="Calls to make.")] = None,
     warm_up: Annotated[int, typer.Option(min=0, help="Calls of each caller before.")] = 3,
     timeout: Annotated[float, typer.Option(help="Seconds that a call may take.")] = DEFAULT_TIMEOUT,
-    token: Annotated[str | None, typer.Option(help="Bearer token.")] = None,
+    token_file: TokenFile = None,
     tls: Annotated[bool, typer.Option("--tls", help="Use TLS.")] = False,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file.")
@@ -70,11 +71,11 @@ def bench(
         "target": target,
         "transport": transport,
         "timeout": timeout,
-        "token": token,
         "tls": tls,
         "retries": False,  # what is refused is to be seen
     }
     try:
+        connection["token"] = read_token(token_file)
         if client not in {"sync", "async"}:
             raise InvalidInput(f"client: expected 'sync' or 'async', received {client!r}")
         if duration is not None and not 0 < duration < float("inf"):

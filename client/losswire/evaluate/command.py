@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from losswire._client import Client
+from losswire._commands import TokenFile, read_token
 from losswire._errors import InvalidInput, LosswireError
 from losswire.evaluate import files
 from losswire.evaluate.blocks import Evaluation, evaluate
@@ -46,9 +47,7 @@ def loss(
     target: Annotated[
         str | None, typer.Option(help="Server; LOSSWIRE_TARGET, else localhost:50051.")
     ] = None,
-    token: Annotated[
-        str | None, typer.Option(help="Bearer token.", envvar="LOSSWIRE_TOKEN")
-    ] = None,
+    token_file: TokenFile = None,
     ca: Annotated[
         Path | None, typer.Option(help="Use TLS with the authorities of this PEM file.")
     ] = None,
@@ -71,7 +70,7 @@ def loss(
             losses=losses,
             gradient=gradient,
         )
-        with Client(target, token=token, tls=ca, timeout=timeout) as client:
+        with Client(target, token=read_token(token_file), tls=ca, timeout=timeout) as client:
             result = _watched(asked, client)
     except InvalidInput as error:
         raise _ended(error, 2) from error
