@@ -48,10 +48,11 @@ class GatedEngine:
 class Served:
     """Serves on a free port, from an event loop on a thread of its own."""
 
-    def __init__(self, queue_bytes=1 << 30, stream_bytes=256 << 20):
+    def __init__(self, queue_bytes=1 << 30, stream_bytes=256 << 20, unix_socket=None):
         self.engine = GatedEngine()
         self.admission, self.window = Admission(Room(queue_bytes)), Window(stream_bytes)
         self._stream_bytes = stream_bytes
+        self._unix_socket = unix_socket
         self._ready: Future[str] = Future()
         self._thread = threading.Thread(target=self._run)
 
@@ -92,9 +93,13 @@ class Served:
         service = LossService(self._batcher, self.admission, self.window, Regions(0), info)
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 << 20)])
         server.add_generic_rpc_handlers((service.handlers(),))
-        port = server.add_insecure_port("127.0.0.1:0")
+        if self._unix_socket is None:
+            target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        else:
+            target = f"unix:{self._unix_socket}"
+            server.add_insecure_port(target)
         await server.start()
-        self._ready.set_result(f"127.0.0.1:{port}")
+        self._ready.set_result(target)
         await self._stop.wait()
         await server.stop(None)
         await self._batcher.close()

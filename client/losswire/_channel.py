@@ -13,6 +13,7 @@ import ipaddress
 import json
 import os
 import re
+import secrets
 import ssl
 import warnings
 from pathlib import Path
@@ -88,10 +89,12 @@ class Connection:
             self._options = (*_OPTIONS, ("grpc.service_config", _SERVICE_CONFIG))
         if server_name is not None:
             self._options = (*self._options, ("grpc.ssl_target_name_override", server_name))
-        self.metadata: tuple[tuple[str, str], ...] = ()
+        self._authorization: tuple[tuple[str, str], ...] = ()
         if token is not None:
             _check_token(token)
-            self.metadata = (("authorization", f"Bearer {token}"),)
+            self._authorization = (("authorization", f"Bearer {token}"),)
+        self.metadata = self._introduction()
+        """Of each call, from this process."""
         self._credentials = _credentials(tls)
         # One attribute, replaced as a whole: a lock could be held by a thread that a fork left
         # behind. Two threads of a child may each make a channel; either serves.
@@ -112,6 +115,7 @@ class Connection:
             # Kept, because its destructor would wait for threads that only the parent has.
             self._inherited.append(channel)
             channel = self._connect()
+            self.metadata = self._introduction()
             self._owned = (os.getpid(), channel)
         return channel
 
@@ -121,6 +125,9 @@ class Connection:
         pid, channel = self._owned
         if pid == os.getpid():
             channel.close()
+
+    def _introduction(self) -> tuple[tuple[str, str], ...]:
+        return (*self._authorization, (connections.CLIENT_HEADER, secrets.token_hex(8)))
 
     def _connect(self) -> grpc.Channel:
         if self._credentials is None:

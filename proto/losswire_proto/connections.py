@@ -1,5 +1,7 @@
 """What both ends of a connection have to agree on.
 
+A header tells clients apart that come by one Unix socket, where connections have no names.
+
 A client asks an idle connection for a sign of life; a server takes a client that asks more often
 than it permits for an attacker and drops the connection. So the two figures stand side by side.
 """
@@ -19,3 +21,9 @@ PING_TIMEOUT_MS: Final = 10_000
 
 SHORTEST_PING_MS: Final = 10_000
 """Pings that come sooner than this after the one before are not permitted."""
+
+CLIENT_HEADER: Final = "losswire-client"
+"""Carries what a client is called, its own choice: for whose turn it is, and for nothing else."""
+
+LONGEST_CLIENT: Final = 64
+"""Characters of it; a longer one is none."""

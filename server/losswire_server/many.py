@@ -20,7 +20,7 @@ from losswire_server import incidents, replies
 from losswire_server.errors import Draining, InvalidRequest, RequestFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
 
     from losswire_server.admission import Account, Admission
     from losswire_server.batcher import Batcher
@@ -98,6 +98,7 @@ class ManyRun:
         regions: memory that clients share; None for none.
         account: of the client; None for nobody's.
         metrics: told of each answer.
+        turn: whose turn the requests take; None for the account's.
     """
 
     def __init__(
@@ -109,9 +110,11 @@ class ManyRun:
         regions: Regions | None = None,
         account: Account | None = None,
         metrics: Metrics | None = None,
+        turn: Hashable = None,
     ) -> None:
         self._metrics = metrics
         self._account = admission.account() if account is None else account
+        self._turn = self._account.key if turn is None else turn
         self._regions = regions
         self._reader = reader
         self._batcher = batcher
@@ -223,7 +226,7 @@ class ManyRun:
         pending.give_back = self._account.take(request.held_bytes)
         pending.nbytes = request.held_bytes
         self._held_bytes += pending.nbytes
-        pending.waiting = self._batcher.enqueue(request, deadline, pending, self._account.key)
+        pending.waiting = self._batcher.enqueue(request, deadline, pending, self._turn)
 
     def _next_reply(self) -> tuple[list[_Pending], bytes]:
         """As many answers as one message takes, and the message."""

@@ -8,7 +8,7 @@ traceback under an incident id, and the caller gets the id alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -18,6 +18,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from losswire_proto import connections
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server import incidents, replies, validation
 from losswire_server.errors import InvalidRequest, RequestFailed, Unsupported
@@ -96,7 +97,7 @@ class LossService:
         account.check()
         request = self.reader.read(payload, self.regions)
         _at_end(context, account.take(request.held_bytes))
-        result = await self.batcher.submit(request, _deadline(context), account.key)
+        result = await self.batcher.submit(request, _deadline(context), turn_of(context))
         return replies.encode_compute(request, result)
 
     async def _open_region(self, payload: bytes, context: Context) -> bytes:
@@ -128,7 +129,14 @@ class LossService:
         start = validation.parse_start(first)
         _at_end(context, account.take(start.held_bytes))
         stream = await asyncio.to_thread(Stream, start)
-        run = StreamRun(stream, self.batcher, self.window, _deadline(context), account.key)
+        run = StreamRun(
+            stream,
+            self.batcher,
+            self.window,
+            _deadline(context),
+            account.key,
+            turn_of(context),
+        )
         async with aclosing(run.replies(messages)) as answers:
             async for reply in answers:
                 yield reply
@@ -146,6 +154,7 @@ class LossService:
             self.regions,
             account,
             self.metrics,
+            turn_of(context),
         )
         async with aclosing(run.replies(messages)) as answers:
             async for reply in answers:
@@ -198,6 +207,24 @@ class LossService:
 def client_of(context: Context) -> str:
     """Who calls: one connection, or all that come by one Unix socket."""
     return context.peer()
+
+
+def turn_of(context: Context) -> Hashable:
+    """Whose turn a request takes: the connection's; at a Unix socket, that of whom it says it is.
+
+    No limit goes by that: a name is anyone's choice. Whoever has a new one for each request gains
+    no more by it than by a new connection to a port; and nothing at all where connections have
+    names of their own.
+    """
+    peer = context.peer()
+    if not peer.startswith("unix:"):
+        return peer
+    names = [
+        value
+        for key, value in context.invocation_metadata() or ()
+        if key == connections.CLIENT_HEADER and len(value) <= connections.LONGEST_CLIENT
+    ]
+    return (peer, names[0]) if names else peer
 
 
 def _deadline(context: Context) -> float | None:

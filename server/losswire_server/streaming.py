@@ -44,7 +44,8 @@ class StreamRun:
         batcher: computes the blocks.
         window: has room for them.
         deadline: the event loop's time after which they are of no use; None for never.
-        client: whose they are; clients take turns.
+        client: whose they are; clients have shares of the window.
+        turn: whose turn they take; None for the client's.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class StreamRun:
         window: Window,
         deadline: float | None,
         client: Hashable = None,
+        turn: Hashable = None,
     ) -> None:
-        self._client = client
+        self._turn = client if turn is None else turn
         self._stream = stream
         self._batcher = batcher
         self._share = Share(window, client)
@@ -98,7 +100,7 @@ class StreamRun:
                     give_back()
                     raise
                 request = replace(request, destinations=room)
-                waiting = self._batcher.submit(request, self._deadline, self._client)
+                waiting = self._batcher.submit(request, self._deadline, self._turn)
                 result = asyncio.create_task(waiting)
                 self._blocks.put_nowait(_InFlight(request, reply, result, give_back))
                 await self._room.acquire()

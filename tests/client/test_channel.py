@@ -45,6 +45,21 @@ def test_a_token_that_stays_on_this_machine(target):
     losswire.Client(target, token="s3cret").close()
 
 
+def test_each_client_in_each_process_has_a_name(monkeypatch):
+    """So that a server at a Unix socket can tell them apart; it goes with the token."""
+    made = [_channel.Connection(NOBODY, "s3cret", None) for _ in range(2)]
+    before = [connection.metadata for connection in made]
+    monkeypatch.setattr(_channel.os, "getpid", lambda: 1)  # as after a fork
+    for connection in made:
+        connection.channel()
+    sent = [dict(each) for each in (*before, *(connection.metadata for connection in made))]
+    assert len({each[connections.CLIENT_HEADER] for each in sent}) == 4
+    assert {each["authorization"] for each in sent} == {"Bearer s3cret"}
+    assert all(
+        0 < len(each[connections.CLIENT_HEADER]) <= connections.LONGEST_CLIENT for each in sent
+    )
+
+
 def test_authorities_that_cannot_be_read(tmp_path):
     """The file is named, and why it cannot be read."""
     with pytest.raises(losswire.InvalidInput, match=r"^tls: .*none\.pem .*No such file"):

@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import grpc
 import numpy as np
@@ -13,6 +15,7 @@ from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_proto.v1 import loss_service_pb2_grpc
 from losswire_server import LocalServer, runtime
 from losswire_server.admission import Admission, Room
+from losswire_server.service import client_of, turn_of
 from served import LONG, Served
 
 
@@ -108,3 +111,56 @@ def test_a_full_server_does_not_read_what_it_refuses(rpc):
         served.engine.gate.set()
         first.join()
         assert refused == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+
+
+@pytest.mark.parametrize("transport", ["auto", "inline", "stream"])
+def test_turns_at_one_unix_socket(transport, tmp_path):
+    """What one client has waiting there does not stand before the first request of another."""
+    waiting = 6
+    with Served(unix_socket=tmp_path / "socket") as served, ExitStack() as stack:
+        options = {"transport": transport, "timeout": LONG}
+        greedy, modest, other = (
+            stack.enter_context(losswire.Client(served.target, **options)) for _ in range(3)
+        )
+        served.engine.gate.clear()
+        calls = stack.enter_context(ThreadPoolExecutor(waiting + 3))
+        answers = []
+        # Other classes each, so that no two share a batch; first as many as compute at a time.
+        for classes in (3, 4):
+            answers.append(calls.submit(other.softmax, np.zeros((1, classes))))
+            served.engine.wait_for_batch()
+        answers += [calls.submit(greedy.softmax, np.zeros((2, 50 + n))) for n in range(waiting)]
+        while len(served._batcher._groups) < waiting:
+            pass
+        answers.append(calls.submit(modest.softmax, np.zeros((3, 90))))
+        while len(served._batcher._groups) < waiting + 1:
+            pass
+        served.engine.gate.set()
+        for answer in answers:
+            answer.result()
+    order = [rows for rows in served.engine.rows if rows > 1]
+    assert order.index(3) <= 2
+
+
+@pytest.mark.parametrize(
+    ("peer", "metadata", "turn"),
+    [
+        ("ipv4:127.0.0.1:5", (("losswire-client", "a"),), "ipv4:127.0.0.1:5"),
+        ("unix:", (("losswire-client", "a"),), ("unix:", "a")),
+        ("unix:", (("other", "a"),), "unix:"),
+        ("unix:", None, "unix:"),
+        ("unix:", (("losswire-client", "a" * 65),), "unix:"),
+    ],
+)
+def test_whose_turn(peer, metadata, turn):
+    """A connection's own name goes before what a client says; what is too long is not kept."""
+
+    class Context:
+        def peer(self):
+            return peer
+
+        def invocation_metadata(self):
+            return metadata
+
+    assert turn_of(Context()) == turn
+    assert client_of(Context()) == peer
