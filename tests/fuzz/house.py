@@ -86,6 +86,9 @@ class _Call:
     def peer(self):
         return "unix:"
 
+    def invocation_metadata(self):
+        return ()
+
     def time_remaining(self):
         return self._seconds
 

@@ -63,7 +63,7 @@ def test_a_tensor_larger_than_the_window_takes_no_more_than_the_window():
     logits = np.broadcast_to(row, (TENSOR_BYTES // row.nbytes, row.size))
     labels = np.zeros(len(logits), np.int8)
     with (
-        LocalServer(engine="numpy", threads=2, stream_bytes=STREAM_BYTES) as server,
+        LocalServer(engine="numpy", threads=2, stream_bytes=STREAM_BYTES, client_share=1) as server,
         losswire.Client(server.target, transport="stream") as client,
         grpc.insecure_channel(server.target) as channel,
     ):
