@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import keras
-import tensorflow as tf
+from keras import ops
 
 from losswire.keras import _losses
 
@@ -53,9 +53,9 @@ class SparseCategoricalCrossentropy(keras.losses.SparseCategoricalCrossentropy):
             _losses.sparse_categorical_crossentropy, client=client
         )
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The loss, reduced; the ids go past Keras' cast."""
-        ids, compute = tf.convert_to_tensor(y_true), self.fn
+        ids, compute = ops.convert_to_tensor(y_true), self.fn
         # Not by `copy`, which Keras makes a new object of that has lost its dtype.
         one = object.__new__(type(self))
         one.__dict__.update(self.__dict__)

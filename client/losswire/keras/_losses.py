@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import keras
-import tensorflow as tf
+from keras import ops
+from keras.src.backend import set_keras_mask  # no public name; Keras' reductions look there
 
 from losswire._errors import InvalidInput
-from losswire.tensorflow._calls import Call, losses
+from losswire.keras._backend import backend
 
 if TYPE_CHECKING:
     from losswire._client import Client
@@ -22,7 +23,7 @@ def categorical_crossentropy(
     axis: int = -1,
     *,
     client: Client | None = None,
-) -> tf.Tensor:
+) -> Any:
     """Cross-entropy between distributions and probabilities, or softmax of logits.
 
     Args:
@@ -41,14 +42,15 @@ def categorical_crossentropy(
 
     Source: `keras.losses.categorical_crossentropy`.
     """
-    y_pred = _predictions(y_pred)
-    y_true = _same_shape(tf.cast(y_true, y_pred.dtype), y_pred)
+    on, y_pred, y_true = backend(), *_alike(y_pred, y_true)
+    _check_axis(axis, y_pred)
     options: dict[str, Any] = {"label_smoothing": float(label_smoothing)}
+    method = "softmax_cross_entropy"
     if from_logits:
-        options["label_gradient"] = "tf"
-        return losses(Call("softmax_cross_entropy", options, axis, client), y_pred, y_true)
-    options["epsilon"] = keras.config.epsilon()
-    return losses(Call("categorical_cross_entropy", options, axis, client), y_pred, y_true)
+        options["label_gradient"] = on.LABEL_GRADIENT
+    else:
+        method, options["epsilon"] = "categorical_cross_entropy", keras.config.epsilon()
+    return on.losses(method, options, axis, client, y_pred, y_true)
 
 
 def sparse_categorical_crossentropy(
@@ -59,7 +61,7 @@ def sparse_categorical_crossentropy(
     axis: int = -1,
     *,
     client: Client | None = None,
-) -> tf.Tensor:
+) -> Any:
     """Cross-entropy between class ids and probabilities, or softmax of logits.
 
     Args:
@@ -78,19 +80,20 @@ def sparse_categorical_crossentropy(
 
     Source: `keras.losses.sparse_categorical_crossentropy`.
     """
-    y_pred, ids = _predictions(y_pred), tf.convert_to_tensor(y_true)
-    if not ids.dtype.is_integer:
-        ids = tf.cast(ids, tf.int64)
-    if ids.shape.rank == y_pred.shape.rank and ids.shape[axis] == 1:
-        ids = tf.squeeze(ids, axis)
+    on, y_pred, ids = backend(), ops.convert_to_tensor(y_pred), ops.convert_to_tensor(y_true)
+    _check_axis(axis, y_pred)
+    if not keras.backend.is_int_dtype(ids.dtype):
+        ids = ops.cast(ids, "int64")
+    if len(ids.shape) == len(y_pred.shape) and ids.shape[axis] == 1:
+        ids = ops.squeeze(ids, axis)
     options: dict[str, Any] = {"ignore_index": ignore_class}
-    if from_logits:
-        loss = losses(Call("softmax_cross_entropy", options, axis, client), y_pred, ids)
-    else:
-        options |= {"epsilon": keras.config.epsilon(), "clip_order": "clip_first"}
-        loss = losses(Call("categorical_cross_entropy", options, axis, client), y_pred, ids)
+    method = "softmax_cross_entropy"
+    if not from_logits:
+        method = "categorical_cross_entropy"
+        options |= {"epsilon": keras.config.epsilon(), "clip_order": on.CLIP_ORDER_OF_IDS}
+    loss = on.losses(method, options, axis, client, y_pred, ids)
     if ignore_class is not None:
-        loss._keras_mask = ids != tf.cast(ignore_class, ids.dtype)  # noqa: SLF001 -- Keras' way
+        set_keras_mask(loss, ops.not_equal(ids, ops.cast(ignore_class, ids.dtype)))
     return loss
 
 
@@ -102,7 +105,7 @@ def binary_crossentropy(
     axis: int = -1,
     *,
     client: Client | None = None,
-) -> tf.Tensor:
+) -> Any:
     """Cross-entropy between labels and probabilities, or sigmoid of logits, averaged over an axis.
 
     Args:
@@ -121,25 +124,28 @@ def binary_crossentropy(
 
     Source: `keras.losses.binary_crossentropy`.
     """
-    y_pred = _predictions(y_pred)
-    y_true = _same_shape(tf.cast(y_true, y_pred.dtype), y_pred)
+    on, y_pred, y_true = backend(), *_alike(y_pred, y_true)
+    _check_axis(axis, y_pred)
     options: dict[str, Any] = {"label_smoothing": float(label_smoothing)}
-    name = "sigmoid_cross_entropy"
+    method = "sigmoid_cross_entropy"
     if not from_logits:
-        name, options["epsilon"] = "binary_cross_entropy", keras.config.epsilon()
-    return tf.reduce_mean(losses(Call(name, options, None, client), y_pred, y_true), axis)
+        method, options["epsilon"] = "binary_cross_entropy", keras.config.epsilon()
+    return ops.mean(on.losses(method, options, None, client, y_pred, y_true), axis)
 
 
-def _predictions(y_pred: Any) -> tf.Tensor:
-    backend = keras.config.backend()
-    if backend != "tensorflow":
-        raise InvalidInput(f"backend: expected Keras on tensorflow, received {backend}")
-    return tf.convert_to_tensor(y_pred)
+def _alike(y_pred: Any, y_true: Any) -> tuple[Any, Any]:
+    """Both as tensors of one dtype and shape."""
+    predictions, labels = ops.convert_to_tensor(y_pred), ops.convert_to_tensor(y_true)
+    expected, received = tuple(predictions.shape), tuple(labels.shape)
+    is_alike = len(expected) == len(received) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(expected, received, strict=True)
+    )
+    if not is_alike:
+        raise InvalidInput(f"y_true: expected y_pred's shape {expected}, received {received}")
+    return predictions, ops.cast(labels, predictions.dtype)
 
 
-def _same_shape(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-    if not y_true.shape.is_compatible_with(y_pred.shape):
-        raise InvalidInput(
-            f"y_true: expected y_pred's shape {y_pred.shape}, received {y_true.shape}"
-        )
-    return y_true
+def _check_axis(axis: int, predictions: Any) -> None:
+    rank = len(predictions.shape)
+    if not -rank <= axis < rank:
+        raise InvalidInput(f"axis: expected one in [{-rank}, {rank}), received {axis}")

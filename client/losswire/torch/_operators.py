@@ -7,6 +7,7 @@ compute, is refused instead of being taken for zero.
 """
 
 # No postponed annotations here: PyTorch reads them.
+import json
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +28,10 @@ _SOFTMAX: Final = (
 _SIGMOID: Final = (
     "(Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, str reduction,"
     " bool wants_input, int client) -> (Tensor, Tensor)"
+)
+_BY_EXAMPLE: Final = (
+    "(Tensor input, Tensor target, str method, str options, int? axis, bool wants_input,"
+    " int client) -> (Tensor, Tensor)"
 )
 
 
@@ -92,6 +97,26 @@ def binary_cross_entropy_with_logits(
     return _outputs(result, input)
 
 
+@torch.library.custom_op("losswire::by_example", mutates_args=(), schema=_BY_EXAMPLE)
+def by_example(
+    input: torch.Tensor,  # noqa: A002 -- PyTorch's name
+    target: torch.Tensor,
+    method: str,
+    options: str,
+    axis: int | None,
+    wants_input: bool,
+    client: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses of the examples by any method of the client, gradient to the input.
+
+    Operators take no dictionaries: the options come as JSON, which keeps every bit of a float.
+    """
+    named = json.loads(options) | ({} if axis is None else {"axis": axis})
+    ask = getattr(client_of(client), method)
+    result = ask(to_array(input), to_array(target), gradients=wants_input, **named)
+    return _outputs(result, input)
+
+
 def _outputs(result: LossResult, tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     loss = to_tensor(np.asarray(result.loss), tensor.device)
     return loss, _gradient(result.grad_logits, tensor)
@@ -149,6 +174,22 @@ def _(
     return loss, _fake_gradient(input, wants_input)
 
 
+@by_example.register_fake
+def _(
+    input: torch.Tensor,  # noqa: A002 -- PyTorch's name
+    target: torch.Tensor,  # noqa: ARG001
+    method: str,  # noqa: ARG001
+    options: str,  # noqa: ARG001
+    axis: int | None,
+    wants_input: bool,
+    client: int,  # noqa: ARG001
+) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = list(input.shape)
+    if axis is not None:
+        del shape[axis]
+    return input.new_empty(shape, dtype=_loss_dtype(input)), _fake_gradient(input, wants_input)
+
+
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     """Keeps the gradients that came with the loss."""
     ctx.set_materialize_grads(False)
@@ -189,6 +230,22 @@ def _sigmoid_backward(ctx: Any, grad_loss: Any, *second: Any) -> tuple[Any, ...]
     return tuple(grads)
 
 
+def _keep_by_example(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.axis, ctx.arguments = inputs[4], len(inputs)
+    ctx.save_for_backward(output[1])
+
+
+def _backward_by_example(ctx: Any, grad_loss: Any, *second: Any) -> tuple[Any, ...]:
+    _refuse_second_derivative(second)
+    grads: list[Any] = [None] * ctx.arguments
+    if ctx.needs_input_grad[0] and grad_loss is not None:
+        (grad,) = ctx.saved_tensors
+        per_class = grad_loss if ctx.axis is None else grad_loss.unsqueeze(ctx.axis)
+        grads[0] = (grad * per_class).to(grad.dtype)
+    return tuple(grads)
+
+
 def _to_binary_target(tensor: torch.Tensor, weight: Any, pos_weight: Any) -> torch.Tensor:
     """dl/dy of w * ((1-y) * softplus(z) + q * y * softplus(-z)): linear in y, so not asked for."""
     if pos_weight is None:
@@ -206,3 +263,4 @@ def _refuse_second_derivative(second: tuple[Any, ...]) -> None:
 
 cross_entropy.register_autograd(_softmax_backward, setup_context=_keep)
 binary_cross_entropy_with_logits.register_autograd(_sigmoid_backward, setup_context=_keep_sigmoid)
+by_example.register_autograd(_backward_by_example, setup_context=_keep_by_example)
