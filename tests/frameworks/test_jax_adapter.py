@@ -29,7 +29,11 @@ LABELLED = WHERE | (jnp.arange(7) == IDS[..., None]) & WHERE.any(-1, keepdims=Tr
 
 SOFTMAX, IDS_NAME = "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels"
 SIGMOID, FOCAL = "sigmoid_binary_cross_entropy", "sigmoid_focal_loss"
-NAMES = [SOFTMAX, IDS_NAME, SIGMOID, FOCAL, "safe_softmax_cross_entropy"]
+KL, LOG_KL = "kl_divergence", "kl_divergence_with_log_targets"
+GENERALIZED, CONVEX = "generalized_kl_divergence", "convex_kl_divergence"
+DIVERGENCES = [KL, LOG_KL, GENERALIZED, CONVEX]
+NAMES = [SOFTMAX, IDS_NAME, SIGMOID, FOCAL, "safe_softmax_cross_entropy", *DIVERGENCES]
+LOG_P = jax.nn.log_softmax(LOGITS)
 
 CASES = {
     "distributions": (SOFTMAX, LOGITS, SOFT, {}),
@@ -57,6 +61,16 @@ CASES = {
     "binary, a scalar": (SIGMOID, LOGITS[0, 0, 0], BINARY[0, 0, 0], {}),
     "focal": (FOCAL, LOGITS, BINARY, {}),
     "focal with options": (FOCAL, LOGITS, BINARY, {"alpha": 0.25, "gamma": 1.5}),
+    "divergence": (KL, LOG_P, SOFT, {}),
+    "divergence, not normalized": (KL, LOGITS, BINARY, {}),
+    "divergence along two axes": (KL, LOGITS, BINARY, {"axis": (0, 2)}),
+    "divergence, one target": (KL, LOG_P, SOFT[0, 0], {}),
+    "divergence, some classes": (KL, LOG_P, SOFT.at[..., 2].set(0), {}),
+    "divergence, masked": (KL, LOG_P, SOFT, {"where": WHERE}),
+    "divergence, logarithms": (LOG_KL, LOG_P, jnp.log(SOFT), {}),
+    "divergence, small logarithms": (LOG_KL, LOG_P, LOG_P * 30, {}),
+    "divergence, generalized": (GENERALIZED, LOGITS * 0.3, BINARY, {"where": WHERE}),
+    "divergence, convex": (CONVEX, LOGITS * 0.3, BINARY, {"axis": 1}),
 }
 
 
@@ -127,11 +141,11 @@ def test_dtypes(ours, dtype):
         assert_same(derivative(getattr(ours, name), *arguments), expected, dtype)
 
 
-@pytest.mark.parametrize("case", ["distributions", "ids", "binary"])
+@pytest.mark.parametrize("case", ["distributions", "ids", "binary", "divergence"])
 def test_vmap(ours, case):
     """Mapped over logits alone, labels alone, both, and twice; with gradients and forward mode."""
     name, logits, labels, _ = CASES[case]
-    mine, theirs = getattr(ours, name), getattr(optax, name)
+    mine, theirs = getattr(ours, name), getattr(optax.losses, name)
     for axes, args in (
         ((0, None), (logits, labels[0])),
         ((None, 0), (logits[0], labels)),
@@ -148,11 +162,11 @@ def test_vmap(ours, case):
             assert_same([jax.jit(jax.vmap(wrap(mine), axes))(*args)], [expected])
 
 
-@pytest.mark.parametrize("name", [SOFTMAX, SIGMOID])
+@pytest.mark.parametrize("name", [SOFTMAX, SIGMOID, *DIVERGENCES])
 def test_gradient_to_labels(ours, name):
-    """To distributions and to binary labels, broadcast ones too."""
+    """To distributions, to their logarithms and to binary labels, broadcast ones too."""
     for labels in (SOFT, SOFT[0, 0]):
-        expected = jax.grad(lambda y: getattr(optax, name)(LOGITS, y).sum())(labels)
+        expected = jax.grad(lambda y: getattr(optax.losses, name)(LOGITS, y).sum())(labels)
         assert_same([jax.grad(lambda y: getattr(ours, name)(LOGITS, y).sum())(labels)], [expected])
 
 
@@ -265,6 +279,10 @@ def test_focal_has_no_gradient_to_labels(ours):
         (SIGMOID, IDS, BINARY, {}),
         (SIGMOID, LOGITS, BINARY[:4], {}),
         (SIGMOID, LOGITS, BINARY, {"client": "localhost:50051"}),
+        (KL, LOG_P, IDS, {}),
+        (KL, IDS, SOFT, {}),
+        (LOG_KL, LOG_P, IDS, {}),
+        (GENERALIZED, LOG_P, SOFT[:4], {}),
     ],
 )
 def test_errors(ours, name, logits, labels, options):

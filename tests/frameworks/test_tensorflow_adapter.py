@@ -113,7 +113,7 @@ def test_halves(ours, dtype, case):
     assert_same(outcome(traced, **tensors), expected, rounding)
 
 
-@pytest.mark.parametrize("name", [SOFTMAX, SPARSE, SIGMOID, WEIGHTED])
+@pytest.mark.parametrize("name", [SOFTMAX, SPARSE, SIGMOID, WEIGHTED, "softmax", "log_softmax"])
 def test_signatures(ours, name):
     """TensorFlow's names in its order with its defaults, and `client`; version 1 with its guard."""
     for theirs, mine in ((tf.nn, ours), (tf.compat.v1.nn, ours.v1)):
@@ -142,6 +142,11 @@ def test_version_1(ours):
         [ours.v1.weighted_cross_entropy_with_logits(targets=BINARY, logits=LOGITS, pos_weight=2.0)],
         [expected],
     )
+    second = SOFTMAX + "_v2"
+    expected = outcome(getattr(tf.compat.v1.nn, second), SOFT, LOGITS)
+    assert_same(outcome(getattr(ours.v1, second), SOFT, LOGITS), expected)
+    expected = outcome(getattr(tf.compat.v1.nn, second), BINARY, LOGITS, dim=1)
+    assert_same(outcome(getattr(ours.v1, second), BINARY, LOGITS, dim=1), expected)
     for name in (SOFTMAX, SPARSE, SIGMOID):
         with pytest.raises(ValueError, match="by name, received positions"):
             getattr(ours.v1, name)(SOFT, LOGITS)

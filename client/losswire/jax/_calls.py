@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,10 @@ from losswire._default import default_client
 
 if TYPE_CHECKING:
     from losswire._client import Client
+
+
+_HAS_GRAD_LABELS: Final = {"softmax_cross_entropy"}
+"""Methods whose gradient to the labels the server computes."""
 
 
 @dataclass(frozen=True)
@@ -62,22 +66,26 @@ def _derivative(
     logits, labels = primals
     moved = dict(zip(("logits", "labels"), tangents, strict=True))
     moved = {name: to for name, to in moved.items() if not isinstance(to, SymbolicZero)}
-    asked = tuple(moved) if call.axis is not None else ("logits",) * ("logits" in moved)
+    asked = tuple(moved) if call.method in _HAS_GRAD_LABELS else tuple(moved.keys() - {"labels"})
     loss, *grads = _ask(call, asked, logits, labels)
     by_name = dict(zip(asked, grads, strict=True))
-    if "labels" in moved and call.axis is None:
-        by_name["labels"] = _to_binary_labels(call, logits)
+    if "labels" in moved and "labels" not in asked:
+        by_name["labels"] = _to_labels(call, logits, labels)
     products = sum(
         by_name[name].astype(loss.dtype) * to.astype(loss.dtype) for name, to in moved.items()
     )
     return loss, products if call.axis is None else products.sum(call.axis)
 
 
-def _to_binary_labels(call: Call, logits: jax.Array) -> jax.Array:
-    """-z, the derivative of softplus(z) - y * z, which no server is needed for."""
-    if call.method != "sigmoid_cross_entropy":
-        raise NotImplementedError(f"losswire.jax: {call.method} has no gradient to the labels")
-    return -logits
+def _to_labels(call: Call, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Derivatives that need no server, of softplus(z) - y * z and of y * (log(y) - log(p))."""
+    if call.method == "sigmoid_cross_entropy":
+        return -logits
+    if call.method == "kl_divergence" and call.axis is not None:
+        least = jnp.finfo(labels.dtype).tiny
+        log_p = jax.nn.log_softmax(logits, call.axis)
+        return jnp.log(jnp.maximum(labels, least)) + 1 - log_p
+    raise NotImplementedError(f"losswire.jax: {call.method} has no gradient to the labels")
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))

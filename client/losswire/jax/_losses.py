@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
-from losswire._default import checked_client
 from losswire._errors import InvalidInput
+from losswire.jax._arguments import Last, broadcast, check_ids, checked, floats, kept_elements
 from losswire.jax._calls import Call, losses
 
 if TYPE_CHECKING:
     from losswire._client import Client
-
-Axes: TypeAlias = int | tuple[int, ...] | None
+    from losswire.jax._arguments import Axes
 
 
 def softmax_cross_entropy(
@@ -44,16 +42,16 @@ def softmax_cross_entropy(
 
     Source: `optax.softmax_cross_entropy`.
     """
-    logits, labels = _floats("logits", logits), jnp.asarray(labels)
+    logits, labels = floats("logits", logits), jnp.asarray(labels)
     dtype = jnp.promote_types(logits.dtype, labels.dtype)
     labels = labels if jnp.issubdtype(labels.dtype, jnp.floating) else labels.astype(logits.dtype)
-    logits, labels = _broadcast(logits, labels)
+    logits, labels = broadcast(logits, labels)
     if where is not None:
-        kept, counts = _kept(where, logits, axis)
+        kept, counts = kept_elements(where, logits, axis)
         logits = jnp.where(kept, logits, -jnp.inf)
         labels = jnp.where(counts, labels, 0)
-    last = _Last(logits.ndim, axis)
-    call = Call("softmax_cross_entropy", (), -1, _checked(client))
+    last = Last(logits.ndim, axis)
+    call = Call("softmax_cross_entropy", (), -1, checked(client))
     return losses(call, last.of(logits), last.of(labels)).astype(dtype)
 
 
@@ -97,19 +95,19 @@ def softmax_cross_entropy_with_integer_labels(
 
     Source: `optax.softmax_cross_entropy_with_integer_labels`.
     """
-    logits, labels = _floats("logits", logits), jnp.asarray(labels)
+    logits, labels = floats("logits", logits), jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise InvalidInput(f"labels: expected integers, received {labels.dtype}")
     if axis is None:
         raise InvalidInput("axis: expected an integer or several, received None")
     dtype, counts = logits.dtype, None
     if where is not None:
-        kept, counts = _kept(where, logits, axis)
+        kept, counts = kept_elements(where, logits, axis)
         logits = jnp.where(kept, logits, -jnp.inf)
-    last = _Last(logits.ndim, axis)
+    last = Last(logits.ndim, axis)
     logits = last.of(logits)
-    labels = _broadcast_ids(labels, logits.shape[:-1])
-    call = Call("softmax_cross_entropy", (("out_of_range", "nan"),), -1, _checked(client))
+    check_ids(labels, logits.shape[:-1])
+    call = Call("softmax_cross_entropy", (("out_of_range", "nan"),), -1, checked(client))
     loss = losses(call, logits, labels).astype(dtype)
     return loss if counts is None else jnp.where(last.of(counts).any(-1), loss, 0)
 
@@ -132,7 +130,7 @@ def sigmoid_binary_cross_entropy(
 
     Source: `optax.sigmoid_binary_cross_entropy`.
     """
-    return _by_element(Call("sigmoid_cross_entropy", client=_checked(client)), logits, labels)
+    return _by_element(Call("sigmoid_cross_entropy", client=checked(client)), logits, labels)
 
 
 def sigmoid_focal_loss(
@@ -163,80 +161,13 @@ def sigmoid_focal_loss(
     options = {"form": "sigmoid", "gamma": float(gamma)}
     if alpha is not None:
         options["alpha"] = float(alpha)
-    return _by_element(
-        Call("focal", tuple(options.items()), None, _checked(client)), logits, labels
-    )
+    return _by_element(Call("focal", tuple(options.items()), None, checked(client)), logits, labels)
 
 
 def _by_element(call: Call, logits: Any, labels: Any) -> jax.Array:
-    logits = _floats("logits", logits)
-    logits, labels = _broadcast(logits, jnp.asarray(labels).astype(logits.dtype))
+    logits = floats("logits", logits)
+    logits, labels = broadcast(logits, jnp.asarray(labels).astype(logits.dtype))
     shape = logits.shape
     if not shape:  # the server's tensors have at least one dimension
         logits, labels = logits.reshape(1), labels.reshape(1)
     return losses(call, logits, labels).astype(logits.dtype).reshape(shape)
-
-
-class _Last:
-    """Axes moved to the end and made one.
-
-    The order of several is theirs, as ids count along them.
-    """
-
-    def __init__(self, rank: int, axes: Axes) -> None:
-        given = tuple(range(rank)) if axes is None else axes
-        given = (given,) if isinstance(given, int) else given
-        for axis in given:
-            if not -rank <= axis < rank:
-                raise InvalidInput(f"axis: expected one in [{-rank}, {rank}), received {axis}")
-        self._axes = tuple(axis % rank for axis in given)
-        self._order = tuple(a for a in range(rank) if a not in self._axes) + self._axes
-
-    def of(self, array: jax.Array) -> jax.Array:
-        """The array with these axes as its last one."""
-        moved = array.transpose(self._order)
-        examples = moved.shape[: array.ndim - len(self._axes)]
-        classes = math.prod(moved.shape[len(examples) :])
-        return moved.reshape(*examples, classes)
-
-
-def _floats(field: str, value: Any) -> jax.Array:
-    array = jnp.asarray(value)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise InvalidInput(f"{field}: expected floats, received {array.dtype}")
-    return array
-
-
-def _broadcast(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    try:
-        shape = jnp.broadcast_shapes(logits.shape, labels.shape)
-    except ValueError as error:
-        raise InvalidInput(
-            f"labels: expected a shape that broadcasts with logits {list(logits.shape)}, received"
-            f" {list(labels.shape)}"
-        ) from error
-    return jnp.broadcast_to(logits, shape), jnp.broadcast_to(labels, shape)
-
-
-def _broadcast_ids(labels: jax.Array, examples: tuple[int, ...]) -> jax.Array:
-    if labels.shape != examples:
-        raise InvalidInput(
-            f"labels: expected class ids {list(examples)}, received {list(labels.shape)}"
-        )
-    return labels
-
-
-def _kept(where: Any, logits: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
-    """Which logits are not masked, and which elements count, both in the logits' shape.
-
-    Where nothing of an example counts, its logits stay: they add 0, and no NaN.
-    """
-    counts = jnp.asarray(where)
-    if counts.ndim != logits.ndim:
-        counts = jnp.expand_dims(counts, () if axes is None else axes)
-    counts = jnp.broadcast_to(counts, logits.shape)
-    return counts | ~counts.any(axes, keepdims=True), counts
-
-
-def _checked(client: Any) -> Client | None:
-    return None if client is None else checked_client(client)

@@ -51,20 +51,24 @@ class Call:
 
     def ask(self, wanted: str, logits: Any, labels: Any, *weights: Any) -> Arrays:
         """Losses and a gradient, from the server."""
-        client = default_client() if self.client is None else checked_client(self.client)
         options = dict(self.options)
         if self.axis is not None:
             options["axis"] = self.axis
         if weights:
             options["pos_weight"] = weights[0]
         try:
-            method = getattr(client, self.method)
+            method = getattr(asked(self.client), self.method)
             result = method(logits, labels, gradients=(wanted,), **options)
         except InvalidInput as error:
             if isinstance(error.__cause__, InvalidField):
                 raise Refused(str(error)) from error
             raise
         return np.asarray(result.loss), getattr(result, f"grad_{wanted}")
+
+
+def asked(client: Any) -> Client:
+    """The client that a function was given; None is the default one."""
+    return default_client() if client is None else checked_client(client)
 
 
 def losses(call: Call, logits: tf.Tensor, labels: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
@@ -123,8 +127,8 @@ def once(grad: tf.Tensor, source: tf.Tensor) -> Any:  # noqa: ARG001 -- what a s
 
 
 def _per_class(call: Call, upstream: tf.Tensor) -> tf.Tensor:
-    """Gradients of the losses beside the classes; of a scalar as they are."""
-    if call.axis is None or upstream.shape.rank == 0:
+    """Gradients of the losses beside the classes."""
+    if call.axis is None:
         return upstream
     return tf.expand_dims(upstream, call.axis)
 
@@ -141,9 +145,7 @@ def _run(call: Call, wanted: str, *tensors: tf.Tensor) -> list[tf.Tensor]:
     )
     grad.set_shape(moved.shape)
     shape = logits.shape
-    if call.method == "sequence_loss":
-        loss.set_shape(())
-    elif call.axis is None:
+    if call.axis is None:
         loss.set_shape(shape)
     elif shape.rank is not None:
         axis = call.axis % shape.rank

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from losswire._errors import InvalidInput
-from losswire.tensorflow import _losses
+from losswire.tensorflow import _losses, _transforms
 
 if TYPE_CHECKING:
     from losswire._client import Client
@@ -45,6 +45,77 @@ def softmax_cross_entropy_with_logits(
     return _losses.softmax_cross_entropy_with_logits(
         tf.stop_gradient(labels), logits, dim if axis is None else axis, name, client=client
     )
+
+
+def softmax_cross_entropy_with_logits_v2(
+    labels: Any,
+    logits: Any,
+    axis: int | None = None,
+    name: str | None = None,
+    dim: int | None = None,
+    *,
+    client: Client | None = None,
+) -> tf.Tensor:
+    """As in version 2, with a gradient to the labels.
+
+    Args:
+        labels: `[..., classes, ...]`.
+        logits: `[..., classes, ...]`.
+        axis: the class axis; None for the last one.
+        name: of the operation.
+        dim: the old name of `axis`.
+        client: whom to ask.
+
+    Source: `tf.compat.v1.nn.softmax_cross_entropy_with_logits_v2`.
+    """
+    along = _axis(axis, dim)
+    return _losses.softmax_cross_entropy_with_logits(
+        labels, logits, -1 if along is None else along, name, client=client
+    )
+
+
+def softmax(
+    logits: Any,
+    axis: int | None = None,
+    name: str | None = None,
+    dim: int | None = None,
+    *,
+    client: Client | None = None,
+) -> tf.Tensor:
+    """As in version 2.
+
+    Args:
+        logits: floats, `[..., classes, ...]`.
+        axis: the class axis; None for the last one.
+        name: of the operation.
+        dim: the old name of `axis`.
+        client: whom to ask.
+
+    Source: `tf.compat.v1.nn.softmax`.
+    """
+    return _transforms.softmax(logits, _axis(axis, dim), name, client=client)
+
+
+def log_softmax(
+    logits: Any,
+    axis: int | None = None,
+    name: str | None = None,
+    dim: int | None = None,
+    *,
+    client: Client | None = None,
+) -> tf.Tensor:
+    """As in version 2.
+
+    Args:
+        logits: floats, `[..., classes, ...]`.
+        axis: the class axis; None for the last one.
+        name: of the operation.
+        dim: the old name of `axis`.
+        client: whom to ask.
+
+    Source: `tf.compat.v1.nn.log_softmax`.
+    """
+    return _transforms.log_softmax(logits, _axis(axis, dim), name, client=client)
 
 
 def sparse_softmax_cross_entropy_with_logits(
@@ -118,6 +189,12 @@ def weighted_cross_entropy_with_logits(
     return _losses.weighted_cross_entropy_with_logits(
         given, logits, pos_weight, name, client=client
     )
+
+
+def _axis(axis: int | None, dim: int | None) -> int | None:
+    if axis is not None and dim is not None:
+        raise InvalidInput("axis: expected no dim beside it, received both")
+    return dim if axis is None else axis
 
 
 def _by_name(sentinel: Any) -> None:
