@@ -18,6 +18,8 @@ jnp = jax.numpy
 # These packages warn of their own affairs.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+ADAPTER = "losswire.jax"
+
 RANDOM = np.random.default_rng(0)
 LOGITS = jnp.asarray(RANDOM.normal(size=(6, 5, 7)) * 3, jnp.float32)
 SOFT = jnp.asarray(RANDOM.dirichlet(np.ones(7), (6, 5)), jnp.float32)
@@ -72,16 +74,6 @@ CASES = {
     "divergence, generalized": (GENERALIZED, LOGITS * 0.3, BINARY, {"where": WHERE}),
     "divergence, convex": (CONVEX, LOGITS * 0.3, BINARY, {"axis": 1}),
 }
-
-
-@pytest.fixture
-def ours(client):
-    """The adapter, which asks the tests' server."""
-    import losswire.jax  # noqa: PLC0415 -- only where JAX is
-
-    losswire.set_default_client(client)
-    yield losswire.jax
-    losswire.set_default_client(None)
 
 
 def derivative(function, logits, labels, options):

@@ -16,6 +16,8 @@ from frameworks.keras_gradients import compiled, value_and_gradient  # noqa: E40
 # These packages warn of their own affairs.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+ADAPTER = "losswire.keras"
+
 BACKEND = keras.config.backend()
 
 RANDOM = np.random.default_rng(0)
@@ -46,16 +48,6 @@ CASES = {
     "binary, smooth": (BINARY_NAME, BINARY, {"label_smoothing": 0.2}),
     "binary, axis 1": (BINARY_NAME, BINARY, {"axis": 1}),
 }
-
-
-@pytest.fixture
-def ours(client):
-    """The adapter, which asks the tests' server."""
-    import losswire.keras  # noqa: PLC0415 -- only where Keras is
-
-    losswire.set_default_client(client)
-    yield losswire.keras
-    losswire.set_default_client(None)
 
 
 def outcome(function, y_true, y_pred, *more, run=value_and_gradient, **options):

@@ -13,6 +13,8 @@ tf = pytest.importorskip("tensorflow", reason="make test-frameworks installs it"
 # TensorFlow warns of its own affairs.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+ADAPTER = "losswire.tensorflow"
+
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(size=(4, 5, 6)).astype(np.float32) * 3
 SOFT = RANDOM.dirichlet(np.ones(6), (4, 5)).astype(np.float32)
@@ -37,16 +39,6 @@ CASES = {
     "weighted": (WEIGHTED, {"labels": BINARY, "logits": LOGITS, "pos_weight": WEIGHT}),
     "weighted by a number": (WEIGHTED, {"labels": BINARY, "logits": LOGITS, "pos_weight": 2.5}),
 }
-
-
-@pytest.fixture
-def ours(client):
-    """The adapter, which asks the tests' server."""
-    import losswire.tensorflow  # noqa: PLC0415 -- only where TensorFlow is
-
-    losswire.set_default_client(client)
-    yield losswire.tensorflow
-    losswire.set_default_client(None)
 
 
 def outcome(function, labels, logits, **options):

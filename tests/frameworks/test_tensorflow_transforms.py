@@ -12,22 +12,14 @@ tf = pytest.importorskip("tensorflow", reason="make test-frameworks installs it"
 # TensorFlow warns of its own affairs.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+ADAPTER = "losswire.tensorflow"
+
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(size=(4, 5, 6)).astype(np.float32) * 3
 IDS = RANDOM.integers(0, 6, (4, 5))
 WEIGHTS = RANDOM.random((4, 5)).astype(np.float32)
 WEIGHTS[:, 3:] = 0  # the last time steps are padding everywhere
 WEIGHTS[2] = 0
-
-
-@pytest.fixture
-def ours(client):
-    """The adapter, which asks the tests' server."""
-    import losswire.tensorflow  # noqa: PLC0415 -- only where TensorFlow is
-
-    losswire.set_default_client(client)
-    yield losswire.tensorflow
-    losswire.set_default_client(None)
 
 
 def outcome(function, *arrays):
