@@ -131,8 +131,9 @@ def scale_rows(values: Array, scale: Float64s) -> None:
 def _sums_by_class(values: Array) -> Array:
     sums: Array
     if len(values) == 1:
-        # `reduce` would see one long row here and add up pairwise.
-        sums = np.add.accumulate(values, axis=1)[:, -1]
+        # `reduce` would see one long row here and add up pairwise. It begins with 0, which makes
+        # 0 of a sum of -0 alone.
+        sums = np.add.accumulate(values, axis=1)[:, -1] + values.dtype.type(0)
     else:
         # The inner loop of `reduce` follows the memory.
         by_class = values if values.strides[0] < values.strides[1] else np.asfortranarray(values)

@@ -114,3 +114,17 @@ def test_one_scale_for_all_rows_is_that_of_each(scale):
     scale_rows(each, np.full(5, scale))
     assert once.tobytes() == each.tobytes()
     np.testing.assert_array_equal(once, values * np.float32(scale))
+
+
+@pytest.mark.parametrize("classes", [1, 3, 64, 65, 2000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_sign_of_a_sum_of_nothing_does_not_depend_on_how_many_rows_there_are(classes, dtype):
+    """-0 and -0 are 0, for one row as for several."""
+    for rows in (1, 2, 9):
+        values = layout.shaped(np.full(rows * classes, -0.0, dtype), rows, classes)
+        for sums in (
+            layout.row_sums(values),
+            layout.weighted_sums(values, np.ones_like(values), np.empty_like(values)),
+            layout.weighted_sums(np.full(classes, -0.0, dtype), values + 1, np.empty_like(values)),
+        ):
+            assert not np.signbit(sums).any(), (rows, sums)
