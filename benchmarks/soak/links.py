@@ -27,7 +27,7 @@ LINKS: Final[tuple[LinkKind, ...]] = ("tcp", "unix", "tls")
 _BOUNDS: Final = {
     "max_message_bytes": 32 << 20,
     "queue_bytes": 48 << 20,
-    "stream_bytes": 16 << 20,
+    "stream_bytes": 32 << 20,  # of which a client has half: a block of 12 MiB, at most
 }
 """Little, so that servers are full at times, blocks have to wait, and memory soon is what it will
 be."""
