@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from losswire_server import journal
+
 if TYPE_CHECKING:
     from losswire_server.config import ServerSettings
 
@@ -24,7 +26,7 @@ def configure(settings: ServerSettings) -> None:
         )
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            journal.add_request_id,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter as Tally
-from functools import partial
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc
 import structlog
@@ -36,6 +35,25 @@ _REQUESTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _ROWS: Final = tuple(4**power for power in range(11))
 
 
+class _Method:
+    """The instruments of one method, looked up once."""
+
+    def __init__(
+        self, requests: Counter, seconds: Histogram, received: Counter, sent: Counter, name: str
+    ) -> None:
+        self.name, self._requests = name, requests
+        self.seconds, self.received = seconds.labels(name), received.labels(name)
+        self.sent = sent.labels(name)
+        self._by_status: dict[grpc.StatusCode, Counter] = {}
+
+    def requests(self, status: grpc.StatusCode) -> Counter:
+        """Those that have ended so."""
+        found = self._by_status.get(status)
+        if found is None:
+            found = self._by_status[status] = self._requests.labels(self.name, status.name)
+        return found
+
+
 class Call:
     """One call, from its arrival to its end.
 
@@ -43,10 +61,9 @@ class Call:
         status: how it ends; CANCELLED where nobody waits for the end.
     """
 
-    def __init__(
-        self, received: Counter, sent: Counter, ended: Callable[[grpc.StatusCode, float], None]
-    ) -> None:
-        self._received, self._sent, self._ended = received, sent, ended
+    def __init__(self, method: _Method, log: Any) -> None:
+        self._method, self._log = method, log
+        self._received, self._sent = method.received, method.sent
         self.status = grpc.StatusCode.OK
 
     def received(self, message: bytes) -> bytes:
@@ -66,7 +83,11 @@ class Call:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and not issubclass(kind, Exception):
             self.status = grpc.StatusCode.CANCELLED
-        self._ended(self.status, time.perf_counter() - self._start)
+        seconds = time.perf_counter() - self._start
+        self._method.requests(self.status).inc()
+        self._method.seconds.observe(seconds)
+        name, status = self._method.name, self.status.name
+        self._log.debug("call", method=name, status=status, seconds=round(seconds, 6))
 
 
 class Received:
@@ -90,7 +111,8 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self._log = structlog.get_logger()
+        self._log = structlog.get_logger().bind()  # once, not with each line
+        self._methods: dict[str, _Method] = {}
         self.registry = registry = CollectorRegistry()
         PlatformCollector(registry)
         ProcessCollector(registry=registry)
@@ -138,13 +160,11 @@ class Metrics:
 
     def call(self, method: str) -> Call:
         """Times a call, as a context manager around all of it."""
-        received, sent = self._received.labels(method), self._sent.labels(method)
-        return Call(received, sent, partial(self._ended, method))
-
-    def _ended(self, method: str, status: grpc.StatusCode, seconds: float) -> None:
-        self._requests.labels(method, status.name).inc()
-        self._seconds.labels(method).observe(seconds)
-        self._log.debug("call", method=method, status=status.name, seconds=round(seconds, 6))
+        found = self._methods.get(method)
+        if found is None:
+            kinds = self._requests, self._seconds, self._received, self._sent
+            found = self._methods[method] = _Method(*kinds, method)
+        return Call(found, self._log)
 
     def answered(self, method: str, statuses: Iterable[grpc.StatusCode]) -> None:
         """Requests of a call that goes on have been answered."""

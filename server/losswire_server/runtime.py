@@ -31,7 +31,6 @@ from losswire_server.errors import ServingFailed
 from losswire_server.groups import BatchLimits
 from losswire_server.handover import Handover
 from losswire_server.health import Health
-from losswire_server.journal import Journal
 from losswire_server.listening import bind, check_exposure
 from losswire_server.metrics import Metrics
 from losswire_server.monitor import Monitor
@@ -110,7 +109,7 @@ def _interceptors(
     settings: ServerSettings, ending: AsyncExitStack
 ) -> list[grpc.aio.ServerInterceptor]:
     """What every call passes first; what is to be done for it at the end goes to `ending`."""
-    interceptors: list[grpc.aio.ServerInterceptor] = [Journal()]
+    interceptors: list[grpc.aio.ServerInterceptor] = []
     if settings.tracing:
         tracer, end_traces = tracing.start()
         ending.callback(end_traces)

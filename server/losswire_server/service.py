@@ -20,7 +20,7 @@ from grpc_status import rpc_status
 
 from losswire_proto import connections
 from losswire_proto.v1 import loss_service_pb2 as pb
-from losswire_server import incidents, replies, validation
+from losswire_server import incidents, journal, replies, validation
 from losswire_server.errors import InvalidRequest, RequestFailed, Unsupported
 from losswire_server.many import ManyRun
 from losswire_server.metrics import Metrics, Received
@@ -167,6 +167,7 @@ class LossService:
         """The handler, counted, with its exceptions turned into statuses."""
 
         async def guarded(payload: bytes, context: Context) -> bytes:
+            journal.begin(context)
             with self.metrics.call(name) as call:
                 call.received(payload)
                 try:
@@ -186,6 +187,7 @@ class LossService:
         """The same for a handler of streams."""
 
         async def guarded(messages: Any, context: Context) -> AsyncIterator[bytes]:
+            journal.begin(context)
             with self.metrics.call(name) as call:
                 try:
                     _at_end(context, self.admission.enter())
