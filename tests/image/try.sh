@@ -78,7 +78,8 @@ with losswire.Client(sys.argv[1]) as client:
     print("image: serves", client.server_info().version, "on", client.server_info().device)
 END
 
-server=$(pgrep --full -- "losswire serve --unix-socket $socket" | tail -1)
+# By what it says itself: buildah's own processes have the same words in their arguments.
+server=$(sed --quiet 's/.*"pid": \([0-9]*\).*"serving".*/\1/p' "$log")
 ps -o uid= -p "$server" | grep --quiet 10001 || { echo "image: the server runs as root"; exit 1; }
 kill -TERM "$server"
 if wait "$running"; then echo "image: stopped in good order"; else
