@@ -234,7 +234,8 @@ def check_weights(call: LossCall, logits: Spec, axis: int, weights: Mapping[str,
             )
         is_bad = ~np.isfinite(weight)
         if name != "sample_weight":
-            is_bad |= weight < 0
+            with np.errstate(invalid="ignore"):  # NaN in half precision; it is bad already
+                is_bad |= weight < 0
         if is_bad.any():
             allowed = "finite values" if name == "sample_weight" else "finite values >= 0"
             raise InvalidField(name, allowed, _first(weight, is_bad))
