@@ -97,7 +97,9 @@ class LossService:
         account.check()
         request = self.reader.read(payload, self.regions)
         _at_end(context, account.take(request.held_bytes))
-        result = await self.batcher.submit(request, _deadline(context), turn_of(context))
+        result = await self.batcher.submit(
+            request, _deadline(context), turn_of(account.key, context)
+        )
         return replies.encode_compute(request, result)
 
     async def _open_region(self, payload: bytes, context: Context) -> bytes:
@@ -135,7 +137,7 @@ class LossService:
             self.window,
             _deadline(context),
             account.key,
-            turn_of(context),
+            turn_of(account.key, context),
         )
         async with aclosing(run.replies(messages)) as answers:
             async for reply in answers:
@@ -154,7 +156,7 @@ class LossService:
             self.regions,
             account,
             self.metrics,
-            turn_of(context),
+            turn_of(account.key, context),
         )
         async with aclosing(run.replies(messages)) as answers:
             async for reply in answers:
@@ -211,15 +213,14 @@ def client_of(context: Context) -> str:
     return context.peer()
 
 
-def turn_of(context: Context) -> Hashable:
+def turn_of(peer: Hashable, context: Context) -> Hashable:
     """Whose turn a request takes: the connection's; at a Unix socket, that of whom it says it is.
 
     No limit goes by that: a name is anyone's choice. Whoever has a new one for each request gains
     no more by it than by a new connection to a port; and nothing at all where connections have
     names of their own.
     """
-    peer = context.peer()
-    if not peer.startswith("unix:"):
+    if not str(peer).startswith("unix:"):
         return peer
     names = [
         value

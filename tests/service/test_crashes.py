@@ -1,19 +1,14 @@
 """Computing that crashes: whoever waits is told, health says so, and the process ends."""
 
-import asyncio
-import threading
-
 import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import losswire
-from losswire_server import runtime
 from losswire_server.batcher import Batcher
-from losswire_server.config import load_settings
 from losswire_server.engine.numpy_engine import NumpyEngine
-from losswire_server.errors import ServingFailed
+from threaded import ThreadedServer
 
 LOGITS = np.zeros((4, 3), np.float32)
 
@@ -38,35 +33,11 @@ class Fragile:
         self._engine.close()
 
 
-class Server:
-    """Serves from a thread until it ends by itself."""
+class Server(ThreadedServer):
+    """Serves over an engine until it ends by itself."""
 
     def __init__(self, monkeypatch, engine):
-        monkeypatch.setattr(runtime, "choose_engine", lambda *_arguments: (engine, "a test's"))
-        self.ended = None
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-        assert self._ready.wait(60)
-
-    def join(self):
-        self._thread.join(30)
-        assert not self._thread.is_alive()
-        return str(self.ended)
-
-    def _serve(self):
-        async def run():
-            settings = load_settings(port=0, drain_seconds=5.0, log_level="error")
-            await runtime.serve(settings, asyncio.Event(), self._on_ready)
-
-        try:
-            asyncio.run(run())
-        except ServingFailed as error:
-            self.ended = error
-
-    def _on_ready(self, target):
-        self.target = target
-        self._ready.set()
+        super().__init__(monkeypatch, lambda *_arguments: (engine, "a test's"))
 
 
 def exits():
@@ -96,7 +67,7 @@ def test_a_crash_is_noticed(monkeypatch, quick_bytes, crash):
         assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
         with pytest.raises(grpc.RpcError):
             next(watched)
-    assert server.join().startswith("stopped, because computing has failed: ")
+    assert str(server.join()).startswith("stopped, because computing has failed: ")
 
 
 def test_a_fault_of_the_batcher_itself(monkeypatch):
@@ -110,4 +81,4 @@ def test_a_fault_of_the_batcher_itself(monkeypatch):
         monkeypatch.setattr(Batcher, "_dispatch_quick", fail)
         with pytest.raises(losswire.ServerUnavailable, match="KeyError"):
             client.softmax(LOGITS)
-    assert "KeyError" in server.join()
+    assert "KeyError" in str(server.join())

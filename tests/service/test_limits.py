@@ -162,5 +162,5 @@ def test_whose_turn(peer, metadata, turn):
         def invocation_metadata(self):
             return metadata
 
-    assert turn_of(Context()) == turn
+    assert turn_of(peer, Context()) == turn
     assert client_of(Context()) == peer
