@@ -3,13 +3,19 @@
 In: a batch of validated requests. Out: their results. Small requests share tiles, large ones are
 cut; tiles are computed by several threads, since NumPy lets go of the interpreter while it
 computes. What is allocated for `[rows, classes]` is the results and a few tiles.
+
+Where there is a thread for each core, each stays on its own. Threads that wake one another, as
+handing over the interpreter does, are otherwise laid on one core by Linux, and stay there for tens
+of milliseconds, longer than most batches: after a pause of 0.1 s, 8192 x 1000 took 10.7 ms instead
+of 5.6 (2 cores, Linux 6.18). Tiles go to whoever is free, so a core that others use gets fewer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,8 +44,13 @@ class NumpyEngine:
     registrar = None
 
     def __init__(self, threads: int | None = None) -> None:
-        self._threads = threads or len(os.sched_getaffinity(0))
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="losswire-numpy")
+        cores = os.sched_getaffinity(0)
+        self._threads = threads or len(cores)
+        self._free_cores: queue.SimpleQueue[int] = queue.SimpleQueue()
+        if self._threads == len(cores):
+            for core in cores:
+                self._free_cores.put(core)
+        self._pool = ThreadPoolExecutor(self._threads, "losswire-numpy", self._keep_to_a_core)
         self._scratch: queue.SimpleQueue[Scratch] = queue.SimpleQueue()
 
     @property
@@ -58,17 +69,23 @@ class NumpyEngine:
         together = stacks(requests)
         works = [work_of(stack.whole) for stack in together]
         pending = _Shared(tiles.cut(works))
-        helpers = [
-            self._pool.submit(self._compute_tiles, pending)
-            for _ in range(min(self._threads, pending.count) - 1)
-        ]
-        self._compute_tiles(pending)
-        for helper in helpers:
-            helper.result()
+        if pending.count == 1:
+            self._compute_tiles(pending)
+        else:
+            count = min(self._threads, pending.count)
+            shares = [self._pool.submit(self._compute_tiles, pending) for _ in range(count)]
+            wait(shares)
+            for share in shares:
+                share.result()
         results: dict[int, LossResult] = {}
         for stack, work in zip(together, works, strict=True):
             results.update(zip(stack.places, stack.results(result_of(work)), strict=True))
         return [results[place] for place in range(len(requests))]
+
+    def _keep_to_a_core(self) -> None:
+        """Binds the calling thread to a core that no other is bound to, if there is one."""
+        with contextlib.suppress(queue.Empty, OSError):
+            os.sched_setaffinity(0, {self._free_cores.get_nowait()})
 
     def _compute_tiles(self, pending: _Shared) -> None:
         try:

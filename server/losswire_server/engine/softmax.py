@@ -122,23 +122,28 @@ class SoftmaxTile:
 
 
 def softmax_tile(
-    logits: Array, shifted: Array, exp: Array, look: Callable[[Array], None] | None = None
+    logits: Array,
+    shifted: Array,
+    exp: Array,
+    look: Callable[[Array, Float64s | float], None] | None = None,
 ) -> SoftmaxTile:
     """Computes z - z_j into `shifted` and its exponentials into `exp`, which may be one array.
 
-    `look` is shown z - z_j before the exponentials may take its place.
+    `look` is shown what is exponentiated, before the exponentials may take its place, and what of
+    z_j is still in it, row by row: 0 where rows have been shifted, z_j where they are not.
     """
     peak, top = peaks(logits)
     places = Places(peak, logits.shape)
     top64 = top.astype(np.float64)
     shift: Array | None = top
     unit = None
-    if shifted is exp and look is None and not is_by_class(logits.shape[1]):
+    if shifted is exp and not is_by_class(logits.shape[1]):
         shift, unit = _calmed(top, top64)
     if shift is not None:
         np.subtract(logits, shift[:, None], out=shifted)
     if look is not None:
-        look(shifted)
+        left = 0.0 if unit is None else top64 if shift is None else top64 - shift
+        look(logits if shift is None else shifted, left)
     np.exp(logits if shift is None else shifted, out=exp)
     places.put(exp, 0)
     tail = row_sums(exp)
