@@ -189,9 +189,12 @@ def _widen_sure_rows(
 def subtract_rows(out: Array, scale: Float64s, values: Array) -> None:
     """Takes scale * values, one scale for each row, off `out`; block by block, without a copy.
 
-    Values are `[rows, classes]`, or `[classes]` for all rows alike.
+    Values are `[rows, classes]`, `[classes]` for all rows alike, or one for all.
     """
     factor = scale.astype(out.dtype)[:, None]
+    if values.size == 1:
+        out -= factor * values
+        return
     step = max(1, (1 << 16) // out.shape[1])
     for start in range(0, out.shape[0], step):
         block = slice(start, start + step)
