@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 KnownT = TypeVar("KnownT")
 
-LARGEST: Final = 64 << 10
-"""Bytes of a message beyond which reading it is cheap beside its elements."""
-
 _LARGEST_REST: Final = 1 << 10
 """Bytes beside the elements: options, shapes and dtypes take a tenth of it."""
 
@@ -84,7 +81,7 @@ class Skeletons(Generic[KnownT]):
 
     def spans(self, payload: bytes) -> Mapping[Path, slice] | None:
         """Where the elements of a message are, if it is one that can be added."""
-        return codec.locate(self._kind, payload) if len(payload) <= LARGEST else None
+        return codec.locate(self._kind, payload)
 
     def add(self, payload: bytes, spans: Mapping[Path, slice], known: KnownT) -> None:
         """Keeps what is known of a message, for those that differ only within `spans`."""

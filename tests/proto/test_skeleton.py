@@ -5,7 +5,7 @@ import pytest
 
 from losswire_proto import codec, many, tensors
 from losswire_proto.losses import LossCall
-from losswire_proto.skeleton import LARGEST, Skeletons
+from losswire_proto.skeleton import Skeletons
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_proto.v1 import tensor_pb2
 from losswire_proto.wire import encode_call
@@ -80,10 +80,14 @@ def test_what_is_unusual_is_read_each_time(payload):
     assert codec.locate(pb.ComputeRequest, payload) is None
 
 
-def test_what_is_large_is_read_each_time():
-    """Reading it is cheap beside its elements."""
-    size = LARGEST // 4
-    assert Skeletons(pb.ComputeRequest).spans(request([[0] * size], [0])) is None
+def test_of_what_is_large_only_the_rest_is_kept(met):
+    """Megabytes of elements are met again by the few bytes beside them."""
+    first, second = (request(np.full((64, 4096), value), np.zeros(64, np.int8)) for value in (1, 2))
+    met.add(first, met.spans(first), "large")
+    assert met.find(second) == "large"
+    assert met.find(second[:-1]) is None
+    skeleton = met._by_size[len(first)][0]  # the one place that could hold on to a message
+    assert skeleton.rest_bytes < 100
 
 
 def test_kinds_are_not_kept_without_end(met):
