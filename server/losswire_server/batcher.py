@@ -239,13 +239,19 @@ class Batcher:
 
     def _set_timer(self) -> None:
         """Wakes when the next group is due; a batch that ends wakes us anyway."""
+        waiting = self._groups if len(self._in_flight) < SLOTS else self._quick_groups()
+        due = min((self._due(group) for group in waiting.values()), default=None)
         if self._timer is not None:
+            if self._timer.when() == due:
+                return
             self._timer.cancel()
             self._timer = None
-        waiting = self._groups if len(self._in_flight) < SLOTS else self._quick_groups()
-        if waiting:
-            due = min(self._due(group) for group in waiting.values())
-            self._timer = asyncio.get_running_loop().call_at(due, self._dispatch)
+        if due is not None:
+            self._timer = asyncio.get_running_loop().call_at(due, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self._dispatch()
 
     async def _run(self, batch: list[Waiting]) -> None:
         loop = asyncio.get_running_loop()

@@ -1,8 +1,11 @@
 """Company: how many small requests tend to come together, and so whether to wait for them.
 
-A batch of one small request costs nearly as much as one of sixteen. Where the last batch had
-company, the next waits for as many, or until its time is up; where it had none, the next does not
-wait. Every few batches one waits its whole time, to see whether more would come.
+A batch of one small request costs nearly as much as one of sixteen. The next batch waits for as
+many as the largest of the last few had, or until its time is up; where each was alone, it does not
+wait. Requests that arrive while one is computed leave together, which is how batches begin to grow.
+Going by the last batch alone, a single small one would have the next ones leave small: at 8 clients
+that took 460 µs a call instead of 430. Waiting now and then to see whether more would come gains
+nothing at 64 clients, and at 2 costs a tenth of the calls.
 
 Measured on 2 cores with 64 clients that each have one unary call of 8 x 10 in flight: without
 waiting, batches have 1.1 requests, the server makes 1,360 calls a second and spends 575 µs on each;
@@ -12,27 +15,26 @@ up to 2000 µs, 13 requests, 2,080 and 325.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 ENOUGH: Final = 16
 """Requests that gain nothing from more company: what they share is then little beside the rest."""
 
-_LOOK_EVERY: Final = 8
+_REMEMBERED: Final = 8
+"""Batches that say how many tend to come together."""
 
 
 class Company:
     """What the last batches say of the next."""
 
     def __init__(self) -> None:
-        self._last = 1
-        self._batches = 0
+        self._last: deque[int] = deque([1], _REMEMBERED)
 
     def is_there(self, waiting: int) -> bool:
         """Whether so many requests need not wait for more."""
-        is_looking = self._last > 1 and self._batches % _LOOK_EVERY == 0
-        return waiting >= (ENOUGH if is_looking else min(self._last, ENOUGH))
+        return waiting >= min(max(self._last), ENOUGH)
 
     def note(self, requests: int) -> None:
         """Takes down how many left together."""
-        self._last = requests
-        self._batches += 1
+        self._last.append(requests)

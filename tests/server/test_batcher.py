@@ -256,7 +256,7 @@ async def test_quick_requests_wait_for_as_many_as_last_time(batcher, engine):
 
 @scenario(BatchLimits(rows=1000, nbytes=1 << 30, wait_us=1000), quick_bytes=1 << 20)
 async def test_quick_requests_do_not_wait_longer_than_that(batcher, engine):
-    """A request whose company does not come leaves alone, and the next one at once."""
+    """A request whose company does not come leaves alone when its time is up."""
     engine.release(100)
     await asyncio.gather(*await submitted(batcher, 1, 2))
     await asyncio.gather(*await submitted(batcher, 3))

@@ -11,14 +11,13 @@ def after(*batches):
 
 
 def test_who_was_alone_does_not_wait():
-    """The first request, and every one after a batch of one, leaves at once."""
+    """The first request, and every one after batches of one, leaves at once."""
     assert after().is_there(1)
-    assert after(1, 1, 1, 1, 1, 1, 1, 1, 1).is_there(1)
-    assert after(7, 1).is_there(1)
+    assert after(7, 1, 1, 1, 1, 1, 1, 1, 1).is_there(1)
 
 
 def test_who_had_company_waits_for_as_many():
-    """A batch is complete when it has as many as the last one."""
+    """A batch is complete when it has as many as the one before it."""
     company = after(5)
     assert not company.is_there(4)
     assert company.is_there(5)
@@ -29,9 +28,10 @@ def test_nobody_waits_for_more_than_enough():
     assert after(1000).is_there(ENOUGH)
 
 
-def test_now_and_then_it_looks_for_more():
-    """Every eighth batch that had company waits for more than the last one had."""
-    company = after(*[3] * 8)
-    assert not company.is_there(3)
-    assert company.is_there(ENOUGH)
-    assert after(*[3] * 9).is_there(3)
+def test_one_small_batch_says_little():
+    """As many are waited for as the largest of the last eight had."""
+    company = after(5, 1, 1, 3, 1, 1, 1, 1)
+    assert not company.is_there(4)
+    company.note(1)
+    assert not company.is_there(2)
+    assert company.is_there(3)
