@@ -15,13 +15,14 @@ class HeldEngine:
 
     def __init__(self, quick_bytes=0):
         self.quick_bytes = quick_bytes
-        self.batches = []
+        self.batches, self.threads = [], []
         self.failing = set()
         self._entered = threading.Semaphore(0)
         self._released = threading.Semaphore(0)
 
     def compute(self, requests):
         self.batches.append([request.rows for request in requests])
+        self.threads.append(threading.current_thread())
         self._entered.release()
         assert self._released.acquire(timeout=60)
         if any(request.rows in self.failing for request in requests):

@@ -9,8 +9,8 @@ is full, when it is so large that company gains nothing, when one of its request
 that it would be late, or when its first request has waited `max_wait_us`: one deadline a batch, set
 by its first request and never restarted. An idle engine is never waited for. What is so small that
 handing it to a thread would take longer than computing it is computed at once, together with all
-that has arrived; it waits only where `company` says that others are about to come. Everything here
-runs on the event loop; only `Engine.compute` of the larger batches runs on threads, `SLOTS` of them
+that has arrived; it waits only where `company` says that others are about to come. So is what is
+somewhat larger and alone. Everything here runs on the event loop; only `Engine.compute` of the larger batches runs on threads, `SLOTS` of them
 at a time.
 """
 
@@ -41,6 +41,11 @@ SLOTS: Final = 2
 
 ENOUGH_BYTES: Final = 256 << 10
 """Of tensors and results beyond which a group gains nothing from more company."""
+
+ALONE: Final = 8
+"""Times the engine's quick bytes up to which a request with no other beside it is computed at once,
+too. The way to a thread and back takes it 0.2 ms: with that, 64 x 1000 takes 1.7 ms instead of 1.5,
+and two callers make 700 calls a second instead of 1,100, eight 890 instead of 1,000 (2 cores)."""
 
 URGENT_WAITS: Final = 2
 """Times the longest wait: what is due sooner is not held, so that some time is left to compute."""
@@ -181,6 +186,9 @@ class Batcher:
 
     def _dispatch_quick(self, now: float) -> None:
         """Computes what takes no longer than handing it to a thread, here and now."""
+        if self._is_alone():
+            self._compute_here(self._take(next(iter(self._groups)), now))
+            return
         quick = self._quick_groups()
         waiting = sum(len(group) for group in quick.values())
         is_due = any(self._due(group) <= now for group in quick.values())
@@ -190,6 +198,14 @@ class Batcher:
         for key in quick:
             while key in self._groups:
                 self._compute_here(self._take(key, now))
+
+    def _is_alone(self) -> bool:
+        """Whether there is one request that others would not have to wait for long."""
+        if self._in_flight or len(self._groups) != 1:
+            return False
+        (group,) = self._groups.values()
+        quick = self._engine.quick_bytes
+        return len(group) == 1 and quick < group.nbytes <= ALONE * quick
 
     def _quick_groups(self) -> dict[BatchKey, Group]:
         """The groups that are small enough, also all together."""

@@ -2,13 +2,14 @@
 
 import asyncio
 import itertools
+import threading
 
 import numpy as np
 import pytest
 
 from held import HeldEngine
 from losswire_proto.losses import LossCall
-from losswire_server.batcher import ENOUGH_BYTES, SLOTS, Batcher
+from losswire_server.batcher import ALONE, ENOUGH_BYTES, SLOTS, Batcher
 from losswire_server.errors import Expired
 from losswire_server.groups import BatchLimits
 from losswire_server.requests import LossRequest
@@ -261,6 +262,36 @@ async def test_quick_requests_do_not_wait_longer_than_that(batcher, engine):
     await asyncio.gather(*await submitted(batcher, 1, 2))
     await asyncio.gather(*await submitted(batcher, 3))
     assert engine.batches == [[1, 2], [3]]
+
+
+def sized(rows):
+    """The bytes of a request."""
+    return request_of(rows).nbytes
+
+
+@scenario(quick_bytes=sized(100) // ALONE)
+async def test_what_is_alone_is_computed_at_once(batcher, engine):
+    """A request that nobody is beside does not go by a thread, as far as it is not too large."""
+    engine.release(100)
+    alone, too_large = await submitted(batcher, 100), await submitted(batcher, 101)
+    await asyncio.sleep(0)
+    assert engine.batches == [[100]]
+    assert engine.threads == [threading.current_thread()]
+    await asyncio.gather(*alone, *too_large)
+    assert engine.threads[1] is not engine.threads[0]
+
+
+@scenario(quick_bytes=sized(100) // ALONE)
+async def test_what_has_company_goes_to_threads(batcher, engine):
+    """Two that came together, and one beside a batch in flight: the loop is kept for others."""
+    pair = await submitted(batcher, 50, 50)
+    await engine.entered()
+    later = await submitted(batcher, 60)
+    await asyncio.sleep(0)
+    assert engine.batches == [[50, 50]]
+    assert engine.threads != [threading.current_thread()]
+    engine.release(100)
+    await asyncio.gather(*pair, *later)
 
 
 @scenario(quick_bytes=1 << 20)
