@@ -10,8 +10,8 @@ that it would be late, or when its first request has waited `max_wait_us`: one d
 by its first request and never restarted. An idle engine is never waited for. What is so small that
 handing it to a thread would take longer than computing it is computed at once, together with all
 that has arrived; it waits only where `company` says that others are about to come. So is what is
-somewhat larger and alone. Everything here runs on the event loop; only `Engine.compute` of the larger batches runs on threads, `SLOTS` of them
-at a time.
+somewhat larger and alone. Everything here runs on the event loop; only `Engine.compute` of the
+larger batches runs on threads, `SLOTS` of them at a time.
 """
 
 from __future__ import annotations
@@ -236,6 +236,8 @@ class Batcher:
     def _next_key(self, now: float) -> BatchKey | None:
         """The group whose turn is next among those whose batch may leave for a thread."""
         quick = self._quick_groups()
+        if len(quick) == len(self._groups):
+            return None
         ready = (
             (group.turn, group.first_arrival, key)
             for key, group in self._groups.items()
