@@ -1,16 +1,24 @@
 """Settings that are sound one by one and not together.
 
-In: settings. Out: nothing, or a `StartupError` of one line that says which to change.
+In: settings. Out: nothing, or a `StartupError` of one line that says which to change; a line for the
+log where some clients can be served and others cannot.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from losswire_server.errors import StartupError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from losswire_server.config import ServerSettings
+
+
+LARGEST_BLOCK: Final = 48 << 20
+"""Bytes that a block of the Python client takes at most, unless a single row is larger: 4 MiB of
+float16 logits, float64 labels for each, the gradients to both, and float32 losses for each."""
 
 
 def check(settings: ServerSettings) -> None:
@@ -43,4 +51,15 @@ def check(settings: ServerSettings) -> None:
         raise StartupError(
             "shared_directory: set, but max_region_bytes is 0, so that nothing is shared; raise it"
             " or leave out the directory"
+        )
+
+
+def doubts(settings: ServerSettings) -> Iterator[str]:
+    """What will not do for every client, a line each."""
+    share = int(settings.stream_bytes * settings.client_share)
+    if share < LARGEST_BLOCK:
+        yield (
+            f"stream_bytes: a client's share of it (client_share) is {share} bytes, and blocks of"
+            f" the Python client take up to {LARGEST_BLOCK}; the larger ones are refused: raise one"
+            " of the two"
         )

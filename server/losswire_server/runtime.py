@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from losswire_proto import __version__, connections, dtypes, rules
 from losswire_proto.losses import LOSSES, LossCall
 from losswire_proto.v1 import loss_service_pb2 as pb
-from losswire_server import gpus, tracing
+from losswire_server import contradictions, gpus, tracing
 from losswire_server.admission import Admission, Room, Window
 from losswire_server.batcher import Batcher
 from losswire_server.certificates import server_credentials
@@ -75,7 +75,10 @@ async def serve(
         StartupError: the engine, the address, a certificate or the tokens cannot be used.
         ServingFailed: what computes was lost while serving; what was in flight has been answered.
     """
-    structlog.get_logger().info("settings", **settings.model_dump(mode="json"))
+    log = structlog.get_logger()
+    log.info("settings", **settings.model_dump(mode="json"))
+    for doubt in contradictions.doubts(settings):
+        log.warning("doubtful_settings", doubt=doubt)
     check_exposure(settings)
     credentials = server_credentials(settings)
     loss = _Loss(stop)

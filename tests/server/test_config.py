@@ -1,9 +1,14 @@
 """Settings: where they come from, in what order, and what is said of bad ones."""
 
+import numpy as np
 import pytest
 
+from losswire._stream import BLOCK_BYTES
+from losswire_proto.losses import LossCall, SigmoidCrossEntropy
+from losswire_server import contradictions
 from losswire_server.config import ServerSettings, load_settings
 from losswire_server.errors import StartupError
+from losswire_server.requests import LossRequest
 
 
 @pytest.fixture
@@ -97,3 +102,19 @@ def test_address():
     """The address is host and port, or the Unix socket where one is named."""
     assert load_settings(host="0.0.0.0", port=7).address == "0.0.0.0:7"  # noqa: S104 -- only text
     assert load_settings(unix_socket="/tmp/x").address == "unix:/tmp/x"  # noqa: S108 -- the same
+
+
+def test_a_window_too_narrow_for_our_clients_is_doubted():
+    """It serves others; the log says which setting refuses the largest blocks."""
+    share = {"client_share": 0.25}
+    assert not list(contradictions.doubts(load_settings(stream_bytes=192 << 20, **share)))
+    (doubt,) = contradictions.doubts(load_settings(stream_bytes=(192 << 20) - 4, **share))
+    assert f"is {(48 << 20) - 1} bytes, and blocks of the Python client take up to" in doubt
+
+
+def test_the_largest_block_of_our_clients():
+    """As admission counts it: that of a loss by element, with labels of the widest dtype."""
+    half = np.zeros((BLOCK_BYTES // 2, 1), np.float16)
+    call = LossCall(SigmoidCrossEntropy(), grad_logits=True, grad_labels=True)
+    block = LossRequest(call, half, 1, half.astype(np.float64), "elements")
+    assert block.nbytes == contradictions.LARGEST_BLOCK
