@@ -56,7 +56,7 @@ SCENARIOS: Final = (
     Scenario(
         "ten times the calls, a short queue",
         "shared",
-        "32768x1000",
+        "4096x32000",
         {"queue_requests": 16},
         "calls",
         held=16,

@@ -1,7 +1,7 @@
 """Settings that are sound one by one and not together.
 
-In: settings. Out: nothing, or a `StartupError` of one line that says which to change; a line for the
-log where some clients can be served and others cannot.
+In: settings. Out: nothing, or a `StartupError` of one line that says which to change; a line for
+the log where some clients can be served and others cannot.
 """
 
 from __future__ import annotations
