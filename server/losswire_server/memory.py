@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from typing import Final
+from typing import Final, NamedTuple
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_MAX: Final = -4
@@ -20,6 +20,41 @@ LARGEST: Final = 2**31 - 1
 
 HEAP_BYTES: Final = 512 << 20
 """Of the heap that are asked for as huge pages. Addresses only: memory comes when it is touched."""
+
+
+class Pool(NamedTuple):
+    """Bytes of malloc's heap.
+
+    Attributes:
+        used: by whoever asked for them.
+        free: kept for the next requests.
+    """
+
+    used: int
+    free: int
+
+
+def pool() -> Pool | None:
+    """What the heap holds at the moment; None where malloc does not tell."""
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError):
+        return None
+    mallinfo.restype = _MallInfo
+    info = mallinfo()
+    return Pool(info.uordblks, info.fordblks)
+
+
+class _MallInfo(ctypes.Structure):
+    """`struct mallinfo2` of glibc 2.33 and newer."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd",
+            "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    )  # fmt: skip
 
 
 def keep_buffers(limit: int) -> None:

@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from losswire_proto import __version__, connections, dtypes, rules
 from losswire_proto.losses import LOSSES, LossCall
 from losswire_proto.v1 import loss_service_pb2 as pb
-from losswire_server import contradictions, gpus, tracing
+from losswire_server import contradictions, gpus, memory, tracing
 from losswire_server.admission import Admission, Room, Window
 from losswire_server.batcher import Batcher
 from losswire_server.certificates import server_credentials
@@ -191,6 +191,8 @@ METRICS_OF_THE_MOMENT: Final = {
     "stream_window_bytes": "Bytes of streamed blocks in flight",
     "regions": "Regions of memory that clients share",
     "region_bytes": "Bytes of theirs",
+    "pool_used_bytes": "Bytes of the heap in use, where malloc tells",
+    "pool_free_bytes": "Bytes of it that are kept for the next requests",
 }
 """What is looked up when somebody asks, by name, and what it is."""
 
@@ -206,8 +208,11 @@ def _watch(metrics: Metrics, admission: Admission, window: Window, regions: Regi
         "regions": lambda: len(regions),
         "region_bytes": lambda: regions.nbytes,
     }
-    for name, what in METRICS_OF_THE_MOMENT.items():
-        metrics.watch(name, what, looks[name])
+    if (pool := memory.pool()) is not None:
+        looks["pool_used_bytes"] = lambda: (memory.pool() or pool).used
+        looks["pool_free_bytes"] = lambda: (memory.pool() or pool).free
+    for name, look in looks.items():
+        metrics.watch(name, METRICS_OF_THE_MOMENT[name], look)
 
 
 def _room(settings: ServerSettings) -> Room:

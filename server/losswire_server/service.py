@@ -175,13 +175,11 @@ class LossService:
                 try:
                     _at_end(context, self.admission.enter())
                     return call.sent(await handler(payload, context))
-                except RequestFailed as error:
-                    call.status = error.status
-                    await _abort(context, error)
                 except Exception as error:  # noqa: BLE001 -- the service's boundary
-                    call.status = grpc.StatusCode.INTERNAL
-                    await _abort_incident(context, error)
-                raise AssertionError("abort does not return")
+                    call.status, failure = _status(error), error
+            # Once it is counted: whoever hears of it may look.
+            await _abort(context, failure)
+            raise AssertionError("abort does not return")
 
         return guarded
 
@@ -190,6 +188,7 @@ class LossService:
 
         async def guarded(messages: Any, context: Context) -> AsyncIterator[bytes]:
             journal.begin(context)
+            failure: Exception | None = None
             with self.metrics.call(name) as call:
                 try:
                     _at_end(context, self.admission.enter())
@@ -198,12 +197,10 @@ class LossService:
                     async with aclosing(handler(received, context)) as answers:
                         async for reply in answers:
                             yield call.sent(reply)
-                except RequestFailed as error:
-                    call.status = error.status
-                    await _abort(context, error)
                 except Exception as error:  # noqa: BLE001 -- the service's boundary
-                    call.status = grpc.StatusCode.INTERNAL
-                    await _abort_incident(context, error)
+                    call.status, failure = _status(error), error
+            if failure is not None:  # and counted
+                await _abort(context, failure)
 
         return guarded
 
@@ -246,8 +243,15 @@ def _at_end(context: Context, action: Callable[[], None]) -> None:
     context.add_done_callback(done)
 
 
-async def _abort(context: Context, error: RequestFailed) -> None:
+def _status(error: Exception) -> grpc.StatusCode:
+    """How a call ends that failed so."""
+    return error.status if isinstance(error, RequestFailed) else grpc.StatusCode.INTERNAL
+
+
+async def _abort(context: Context, error: Exception) -> None:
     """Ends the call with the error's status; with a retry delay where it has one."""
+    if not isinstance(error, RequestFailed):
+        await context.abort(grpc.StatusCode.INTERNAL, incidents.report(error))
     metadata: list[tuple[str, str | bytes]] = []
     if error.retry_delay_ms is not None:
         delay = duration_pb2.Duration()
@@ -260,7 +264,3 @@ async def _abort(context: Context, error: RequestFailed) -> None:
         metadata.extend(rpc_status.to_status(status).trailing_metadata)
         metadata.append(("grpc-retry-pushback-ms", str(error.retry_delay_ms)))
     await context.abort(error.status, str(error)[:_LONGEST_MESSAGE], tuple(metadata))
-
-
-async def _abort_incident(context: Context, error: Exception) -> None:
-    await context.abort(grpc.StatusCode.INTERNAL, incidents.report(error))

@@ -55,6 +55,25 @@ def test_no_more_is_kept_than_the_pool_may(limit, least, most):
     assert least <= int(ran.stdout) <= most
 
 
+USED = """
+from losswire_server.memory import keep_buffers, pool
+keep_buffers(1 << 30)
+before = pool()
+buffer = bytes(64 << 20)
+held = pool()
+del buffer
+kept = pool()
+print(held.used - before.used >> 20, before.free - held.free >> 20, kept.free - held.free >> 20)
+"""
+
+
+def test_the_pool_tells_what_it_holds():
+    """64 MiB that are in use, and then are kept for the next; but for a header."""
+    command = [sys.executable, "-c", USED]
+    ran = subprocess.run(command, capture_output=True, check=True, timeout=60, text=True)
+    assert all(63 <= int(mebibytes) <= 64 for mebibytes in ran.stdout.split())
+
+
 HUGE = """
 from pathlib import Path
 from losswire_server import memory

@@ -1,5 +1,6 @@
 """The pages beside a running server: what was asked of it is counted, by method and by status."""
 
+import asyncio
 import http.client
 import re
 import socket
@@ -14,6 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 import losswire
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_proto.v1 import loss_service_pb2_grpc
+from losswire_server.admission import Admission, Room
+from losswire_server.errors import InvalidRequest
+from losswire_server.metrics import Metrics
+from losswire_server.service import LossService
 from monitored import monitored
 from service.test_startup import said_by
 
@@ -89,6 +94,57 @@ def test_what_is_refused_is_counted_by_its_status(server):
     assert added["losswire_sent_bytes_total", "Compute"] == 0
     assert server.values()["losswire_calls",] == 0
     assert server.values()["losswire_queue_bytes",] == 0
+
+
+class Told(Exception):
+    """What gRPC raises where a call has been ended."""
+
+
+class Context:
+    """A call that looks at the books when it is told how it ends."""
+
+    def __init__(self, metrics):
+        self._registry, self.counted = metrics.registry, []
+
+    def invocation_metadata(self):
+        return ()
+
+    def add_done_callback(self, _callback):
+        pass
+
+    async def abort(self, status, *_details):
+        labels = {"method": "any", "status": status.name}
+        self.counted.append(self._registry.get_sample_value("losswire_requests_total", labels))
+        raise Told
+
+
+@pytest.mark.parametrize("error", [InvalidRequest("x"), ValueError("x")], ids=["refused", "fault"])
+def test_what_fails_is_counted_before_the_caller_hears(error):
+    """Whoever looks after an error finds it, of single messages and of streams."""
+    metrics = Metrics()
+    service = LossService(None, Admission(Room(1000)), None, None, None, metrics=metrics)
+    single, stream = Context(metrics), Context(metrics)
+
+    async def fail(_payload, _context):
+        raise error
+
+    async def fail_later(_messages, _context):
+        yield b"one reply"
+        raise error
+
+    async def no_messages():
+        return
+        yield
+
+    async def play():
+        with pytest.raises(Told):
+            await service._guarded("any", fail)(b"", single)
+        with pytest.raises(Told):
+            async for _ in service._guarded_stream("any", fail_later)(no_messages(), stream):
+                pass
+
+    asyncio.run(play())
+    assert [*single.counted, *stream.counted] == [1, 2]
 
 
 def test_prometheus_can_read_it(server):
