@@ -96,7 +96,7 @@ def test_what_is_refused_is_counted_by_its_status(server):
     assert server.values()["losswire_queue_bytes",] == 0
 
 
-class Told(Exception):
+class ToldError(Exception):
     """What gRPC raises where a call has been ended."""
 
 
@@ -115,7 +115,7 @@ class Context:
     async def abort(self, status, *_details):
         labels = {"method": "any", "status": status.name}
         self.counted.append(self._registry.get_sample_value("losswire_requests_total", labels))
-        raise Told
+        raise ToldError
 
 
 @pytest.mark.parametrize("error", [InvalidRequest("x"), ValueError("x")], ids=["refused", "fault"])
@@ -137,9 +137,9 @@ def test_what_fails_is_counted_before_the_caller_hears(error):
         yield
 
     async def play():
-        with pytest.raises(Told):
+        with pytest.raises(ToldError):
             await service._guarded("any", fail)(b"", single)
-        with pytest.raises(Told):
+        with pytest.raises(ToldError):
             async for _ in service._guarded_stream("any", fail_later)(no_messages(), stream):
                 pass
 
