@@ -1,4 +1,4 @@
-"""What the README and the page on paths show is what happens."""
+"""What the README and the pages of the documentation show is what happens."""
 
 import re
 import subprocess
@@ -11,16 +11,25 @@ from losswire_server.config import ServerSettings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PATHS = (ROOT / "docs" / "paths.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README + PATHS, flags=re.DOTALL)
+PAGES = {
+    path.stem: path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+EXAMPLES = {
+    f"{name} {number}": example
+    for name, page in PAGES.items()
+    for number, example in enumerate(
+        re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, flags=re.DOTALL), start=1
+    )
+}
 
 
 def test_every_python_block_has_its_output():
     """No code block goes unrun."""
-    assert len(EXAMPLES) == (README + PATHS).count("```python") == 3
+    assert len(EXAMPLES) == "".join(PAGES.values()).count("```python") == 4
 
 
-@pytest.mark.parametrize(("code", "printed"), EXAMPLES, ids=["client", "local server", "paths"])
+@pytest.mark.parametrize(("code", "printed"), EXAMPLES.values(), ids=EXAMPLES)
 def test_examples(server, tmp_path, code, printed):
     """Each block, run as a user would, prints what stands below it."""
     script = tmp_path / "example.py"
@@ -52,3 +61,28 @@ def test_length():
     """The README stays between 500 and 800 words, code and the lines of tables left out."""
     prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
     assert 500 <= len([word for word in prose.split() if re.search(r"\w", word)]) <= 800
+
+
+def commands():
+    """The `losswire` commands in shell blocks, each with its flags."""
+    for name, page in PAGES.items():
+        for block in re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                shown = re.search(r"\blosswire (serve|demo|bench|check|loss|top)\b([^#|]*)", line)
+                if shown:
+                    flags = re.findall(r"\s(--[\w-]+)", shown[2])
+                    yield pytest.param(shown[1], flags, id=f"{name}: {shown[0].strip()}")
+
+
+@pytest.mark.parametrize(("command", "flags"), list(commands()))
+def test_commands_have_the_flags_that_are_shown(command, flags):
+    """No page shows a flag that is misspelt or has gone."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "losswire", command, "--help"],
+        env={"COLUMNS": "200", "TERM": "dumb", "LOSSWIRE_TARGET": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert [flag for flag in flags if not re.search(rf"{flag}\b", ran.stdout)] == []
