@@ -17,14 +17,12 @@ larger batches runs on threads, `SLOTS` of them at a time.
 from __future__ import annotations
 
 import asyncio
-import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from losswire_server.company import Company
-from losswire_server.errors import DeviceFailed
+from losswire_server.computing import Computing, crashed
 from losswire_server.groups import Group, Waiting
 from losswire_server.turns import Turns
 
@@ -69,14 +67,13 @@ class Batcher:
         metrics: Metrics | None = None,
     ) -> None:
         self._on_crash = on_crash
-        self._metrics = metrics
         self._crash: str | None = None
         self._engine = engine
         self._limits = limits
         self._wait_seconds = limits.wait_us / 1e6
         self._urgent_seconds = self._wait_seconds * URGENT_WAITS
         self._groups: dict[BatchKey, Group] = {}
-        self._threads = ThreadPoolExecutor(SLOTS, thread_name_prefix="losswire-batch")
+        self._computing = Computing(engine, SLOTS, self._end, metrics)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_dispatch_due = False
@@ -111,7 +108,7 @@ class Batcher:
     ) -> Waiting:
         """The same for callers that do not wait: the outcome goes to `answer`."""
         if self._crash is not None:
-            answer.set_exception(_crashed(self._crash))
+            answer.set_exception(crashed(self._crash))
             return Waiting(request, answer, 0.0, deadline)
         loop = self._loop
         if loop is None:  # asked for once: it costs a system call
@@ -146,7 +143,7 @@ class Batcher:
             await asyncio.wait(self._in_flight)
         if self._timer is not None:
             self._timer.cancel()
-        self._threads.shutdown()
+        self._computing.close()
 
     def _dispatch(self) -> None:
         """Starts what should leave now; nobody else would notice if that failed."""
@@ -166,7 +163,7 @@ class Batcher:
         self._groups.clear()
         for waiting in batch + left:
             if not waiting.answer.done():
-                waiting.answer.set_exception(_crashed(why))
+                waiting.answer.set_exception(crashed(why))
 
     def _start_batches(self) -> None:
         """Starts every batch that should leave now; sets the timer for the next one."""
@@ -179,7 +176,7 @@ class Batcher:
                 break
             batch = self._take(key, now)
             if batch:
-                task = asyncio.create_task(self._run(batch))
+                task = asyncio.create_task(self._computing.on_a_thread(batch))
                 self._in_flight.add(task)
                 task.add_done_callback(self._finished)
         self._set_timer()
@@ -187,7 +184,7 @@ class Batcher:
     def _dispatch_quick(self, now: float) -> None:
         """Computes what takes no longer than handing it to a thread, here and now."""
         if self._is_alone():
-            self._compute_here(self._take(next(iter(self._groups)), now))
+            self._computing.here(self._take(next(iter(self._groups)), now))
             return
         quick = self._quick_groups()
         waiting = sum(len(group) for group in quick.values())
@@ -197,7 +194,7 @@ class Batcher:
         self._company.note(waiting)
         for key in quick:
             while key in self._groups:
-                self._compute_here(self._take(key, now))
+                self._computing.here(self._take(key, now))
 
     def _is_alone(self) -> bool:
         """Whether there is one request that others would not have to wait for long."""
@@ -270,76 +267,3 @@ class Batcher:
     def _on_time(self) -> None:
         self._timer = None
         self._dispatch()
-
-    async def _run(self, batch: list[Waiting]) -> None:
-        loop = asyncio.get_running_loop()
-        left = loop.time()
-        try:
-            results, seconds = await loop.run_in_executor(self._threads, self._compute, batch)
-            self._count(batch, left, seconds)
-            _deliver(batch, results)
-        except asyncio.CancelledError:
-            raise
-        except _MismatchError as error:
-            self._end(error, batch)
-        except Exception as error:  # noqa: BLE001 -- the engine's boundary: faults become answers
-            for waiting in self._failed(batch, error):
-                if waiting.is_wanted(loop.time()):
-                    await self._run([waiting])
-        except BaseException as error:  # noqa: BLE001 -- it would end a thread, or the event loop
-            self._end(error, batch)
-
-    def _compute_here(self, batch: list[Waiting]) -> None:
-        if not batch:
-            return
-        left = asyncio.get_running_loop().time()
-        try:
-            results, seconds = self._compute(batch)
-            self._count(batch, left, seconds)
-            _deliver(batch, results)
-        except _MismatchError as error:
-            self._end(error, batch)
-        except Exception as error:  # noqa: BLE001 -- the same
-            for waiting in self._failed(batch, error):
-                self._compute_here([waiting])
-        except BaseException as error:  # noqa: BLE001 -- the same
-            self._end(error, batch)
-
-    def _compute(self, batch: list[Waiting]) -> tuple[list[LossResult], float]:
-        """The results of a batch, and the seconds that the engine took."""
-        start = time.perf_counter()
-        results = self._engine.compute([waiting.request for waiting in batch])
-        return results, time.perf_counter() - start
-
-    def _count(self, batch: list[Waiting], left: float, seconds: float) -> None:
-        if self._metrics is None:
-            return
-        forms = [waiting.request.form for waiting in batch]
-        rows, nbytes = sum(form.rows for form in forms), sum(form.nbytes for form in forms)
-        waited = left - batch[0].arrival
-        self._metrics.computed(len(batch), rows, nbytes, waited, seconds)
-
-    def _failed(self, batch: list[Waiting], error: Exception) -> list[Waiting]:
-        """Those to be computed alone, since a fault of one must not become its neighbours'."""
-        if len(batch) > 1:
-            self._log.warning("batch_failed", requests=len(batch), error=type(error).__name__)
-            return batch
-        if not batch[0].answer.done():
-            batch[0].answer.set_exception(error)
-        return []
-
-
-class _MismatchError(Exception):
-    """An engine that answers not as many requests as it was asked: nobody knows which are which."""
-
-
-def _crashed(why: str) -> DeviceFailed:
-    return DeviceFailed(f"computing has failed, the server ends: {why}")
-
-
-def _deliver(batch: list[Waiting], results: list[LossResult]) -> None:
-    if len(results) != len(batch):
-        raise _MismatchError(f"{len(results)} results of {len(batch)} requests")
-    for waiting, result in zip(batch, results, strict=True):
-        if not waiting.answer.done():
-            waiting.answer.set_result(result)

@@ -130,7 +130,7 @@ class House:
         self.regions = Regions(REGION_BYTES)
         self.engine = engine
         engine.quick_bytes = 0 if Condition.THREADS in script.condition else 128 << 10
-        with mock.patch("losswire_server.batcher.ThreadPoolExecutor", Later):
+        with mock.patch("losswire_server.computing.ThreadPoolExecutor", Later):
             self._batcher = Batcher(engine, BatchLimits(64, 1 << 20, 1000))
         self.handover = None
         self._patches = ExitStack()
