@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _COPY: Final = "copy of the logits"
 _ENGINE: Final = "engine in process"
+_IN_A_ROW: Final = 5
+"""Calls of megabytes that make a turn."""
+
 _SHORT: Final = 20
 """Times as many turns for calls of a millisecond or so."""
 
@@ -48,6 +51,7 @@ def engine(
                 ],
                 setting.rounds,
                 settle_seconds=setting.settle_seconds,
+                calls=_IN_A_ROW,
             )
         moved = problem.bytes_per_call
         table = Table(f"Engine and frameworks in process, {named(shape)}")
@@ -80,6 +84,7 @@ def same_host(setting: Setting, shape: Shape = (8_192, 1_000)) -> list[Table]:
             ],
             setting.rounds,
             settle_seconds=setting.settle_seconds,
+            calls=_IN_A_ROW,
         )
     moved = problem.bytes_per_call
     table = Table(f"Calls on the same host, {named(shape)}")
@@ -114,7 +119,9 @@ def _streamed(setting: Setting, shape: Shape, place: str, target: str, echo_targ
             contenders.call(name, problem, target, path, stack) for path, name in paths.items()
         ]
         floors = [contenders.copy(problem), contenders.engine(problem, stack)]
-        figures = in_turns([*floors, *echoes, *calls], setting.rounds)
+        figures = in_turns(
+            [*floors, *echoes, *calls], setting.rounds, warm_up=1, calls=_IN_A_ROW
+        )
     table, moved = Table(f"Calls over {place}, {named(shape)}"), problem.bytes_per_call
     for each in (*floors, *echoes):
         table.rows.append(beside(each.name, figures, _COPY, moved))

@@ -70,7 +70,12 @@ class Measured:
 
 
 def in_turns(
-    contenders: Sequence[Contender], rounds: int, *, warm_up: int = 2, settle_seconds: float = 0.0
+    contenders: Sequence[Contender],
+    rounds: int,
+    *,
+    warm_up: int = 2,
+    settle_seconds: float = 0.0,
+    calls: int = 1,
 ) -> dict[str, Measured]:
     """Prepares all, then lets each measure one turn a round.
 
@@ -82,6 +87,8 @@ def in_turns(
         warm_up: turns before those, not counted.
         settle_seconds: pause before each turn, for threads that spin for a while when their work
             is done, as those of the frameworks do.
+        calls: in a row that make a turn, of which the median counts. After a pause threads may
+            share a core for a while, whoever's they are.
 
     Returns:
         What each came to, by name, in the order given.
@@ -100,7 +107,7 @@ def in_turns(
         first = number % max(1, len(turns))
         for name, turn in turns[first:] + turns[:first]:
             time.sleep(settle_seconds)
-            value = turn()
+            value = statistics.median(turn() for _ in range(calls))
             if number >= 0:
                 values[name].append(value)
     measured = {name: Measured(tuple(each)) for name, each in values.items()}

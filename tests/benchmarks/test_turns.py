@@ -38,6 +38,14 @@ def test_everyone_has_a_turn_each_round():
     assert list(figures) == ["a", "b", "c"]
 
 
+def test_a_turn_of_several_calls_is_their_median():
+    """All in a row, before anybody else has a turn."""
+    log = []
+    figures = in_turns([noted(name, log) for name in "ab"], 1, warm_up=0, calls=3)
+    assert "".join(log) == "aaabbb"
+    assert (figures["a"].values, figures["b"].values) == ((2.0,), (5.0,))
+
+
 def test_those_that_are_absent_or_wrong_leave_the_others():
     """A contender that is not there or answers wrongly gets a note, and no turn."""
     log = []
