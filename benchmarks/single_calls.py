@@ -119,9 +119,7 @@ def _streamed(setting: Setting, shape: Shape, place: str, target: str, echo_targ
             contenders.call(name, problem, target, path, stack) for path, name in paths.items()
         ]
         floors = [contenders.copy(problem), contenders.engine(problem, stack)]
-        figures = in_turns(
-            [*floors, *echoes, *calls], setting.rounds, warm_up=1, calls=_IN_A_ROW
-        )
+        figures = in_turns([*floors, *echoes, *calls], setting.rounds, warm_up=1, calls=_IN_A_ROW)
     table, moved = Table(f"Calls over {place}, {named(shape)}"), problem.bytes_per_call
     for each in (*floors, *echoes):
         table.rows.append(beside(each.name, figures, _COPY, moved))
