@@ -57,11 +57,11 @@ class ReplyReader:
                 self._kinds.add(payload, spans, _parts(outputs, spans))
         else:
             outputs = {
-                part.name: np.ndarray(part.shape, part.dtype, payload, part.offset).copy()
+                part.name: _taken(
+                    part.name, np.ndarray(part.shape, part.dtype, payload, part.offset), asked
+                )
                 for part in parts
             }
-            if asked.overwritten is not None and "grad_logits" in outputs:
-                outputs["grad_logits"] = _overwrite(asked.overwritten, outputs["grad_logits"])
         return outputs
 
 
@@ -71,6 +71,13 @@ def _parts(outputs: Outputs, spans: Mapping[Path, slice]) -> list[_Part]:
         _Part(name, span.start, outputs[name].dtype, outputs[name].shape)
         for name, span in zip(names, spans.values(), strict=True)
     ]
+
+
+def _taken(name: str, result: Array, asked: Asked) -> Array:
+    """A result that looks into a reply, as an array of the caller's own."""
+    if name == "grad_logits" and asked.overwritten is not None:
+        return _overwrite(asked.overwritten, result)
+    return result.copy()
 
 
 def _overwrite(logits: Array, gradient: Array) -> Array:
@@ -92,8 +99,5 @@ def parse(payload: bytes, asked: Asked) -> Outputs:
     for descriptor, _ in message.ListFields():
         name = descriptor.name
         array = tensors.decode_field(f"reply.{name}", message, name, views)
-        if name == "grad_logits" and asked.overwritten is not None:
-            outputs[name] = _overwrite(asked.overwritten, array)
-        else:
-            outputs[name] = array.copy()
+        outputs[name] = _taken(name, array, asked)
     return outputs

@@ -153,7 +153,9 @@ def _locate(
     view: memoryview, base: int, layout: Layout, path: Path, spans: dict[Path, slice]
 ) -> None:
     position, seen = 0, set[int]()
-    while position < len(view):
+    for _ in range(_MOST_FIELDS):
+        if position == len(view):
+            return
         tag, position = _read_varint(view, position)
         number, kind = tag >> 3, tag & 7
         if number in seen or not (path or number in layout or number == _OPTIONS):
@@ -172,6 +174,7 @@ def _locate(
                 spans[*path, number] = slice(base + start, base + position)
             else:
                 _locate(view[start:position], base + start, inner, (*path, number), spans)
+    raise _Unusual
 
 
 def _skip(view: memoryview, position: int, kind: int) -> int:

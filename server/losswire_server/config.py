@@ -148,7 +148,7 @@ class ServerSettings(BaseSettings):
     max_wait_us: Annotated[
         int,
         Field(
-            ge=0, le=1_000_000, description="longest wait for company; an idle server never waits"
+            ge=0, le=1_000_000, description="longest wait for company, where there was some before"
         ),
     ] = 1000
     drain_seconds: Annotated[

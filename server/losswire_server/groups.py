@@ -86,6 +86,11 @@ class Group:
         return self._urgent > 0
 
     @property
+    def first(self) -> Waiting:
+        """The request that is next."""
+        return self._queue[0]
+
+    @property
     def turn(self) -> int:
         """Of the request that is next."""
         return self._queue[0].turn

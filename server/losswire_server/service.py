@@ -177,9 +177,11 @@ class LossService:
                     return call.sent(await handler(payload, context))
                 except Exception as error:  # noqa: BLE001 -- the service's boundary
                     call.status, failure = _status(error), error
-            # Once it is counted: whoever hears of it may look.
-            await _abort(context, failure)
-            raise AssertionError("abort does not return")
+            try:  # once it is counted: whoever hears of it may look
+                await _abort(context, failure)
+                raise AssertionError("abort does not return")
+            finally:
+                del failure  # whose traceback holds this frame, and so the message
 
         return guarded
 
@@ -199,8 +201,11 @@ class LossService:
                             yield call.sent(reply)
                 except Exception as error:  # noqa: BLE001 -- the service's boundary
                     call.status, failure = _status(error), error
-            if failure is not None:  # and counted
-                await _abort(context, failure)
+            if failure is not None:
+                try:
+                    await _abort(context, failure)
+                finally:
+                    del failure
 
         return guarded
 

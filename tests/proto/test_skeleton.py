@@ -73,6 +73,7 @@ def twice():
         FIRST + b"\x98\x06\x01",
         FIRST[:-1],
         b"\xff" * 20,
+        FIRST + b"\x0a\x00" * 100,
     ],
 )
 def test_what_is_unusual_is_read_each_time(payload):

@@ -9,7 +9,7 @@ import pytest
 
 from held import HeldEngine
 from losswire_proto.losses import LossCall
-from losswire_server.batcher import ALONE, ENOUGH_BYTES, SLOTS, Batcher
+from losswire_server.batcher import ALONE, ALONE_ELEMENTS, ENOUGH_BYTES, SLOTS, Batcher
 from losswire_server.errors import Expired
 from losswire_server.groups import BatchLimits
 from losswire_server.requests import LossRequest
@@ -279,6 +279,16 @@ async def test_what_is_alone_is_computed_at_once(batcher, engine):
     assert engine.threads == [threading.current_thread()]
     await asyncio.gather(*alone, *too_large)
     assert engine.threads[1] is not engine.threads[0]
+
+
+@scenario(quick_bytes=1 << 20)
+async def test_what_takes_long_for_its_bytes_goes_to_a_thread(batcher, engine):
+    """Many rows of one class are few bytes, and more work than the event loop stands still for."""
+    engine.release(100)
+    request = request_of(ALONE_ELEMENTS // 16, classes=1)
+    batcher._engine.quick_bytes = request.nbytes // 2
+    await batcher.submit(request)
+    assert threading.current_thread() not in engine.threads
 
 
 @scenario(quick_bytes=sized(100) // ALONE)

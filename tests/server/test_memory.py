@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from losswire_server import memory
+
 SCRIPT = """
 import resource, sys
 from losswire_server.memory import keep_freed_memory
@@ -69,6 +71,8 @@ print(held.used - before.used >> 20, before.free - held.free >> 20, kept.free - 
 
 def test_the_pool_tells_what_it_holds():
     """64 MiB that are in use, and then are kept for the next; but for a header."""
+    if memory.pool() is None:
+        pytest.skip("this system's malloc does not tell what it holds")
     command = [sys.executable, "-c", USED]
     ran = subprocess.run(command, capture_output=True, check=True, timeout=60, text=True)
     assert all(63 <= int(mebibytes) <= 64 for mebibytes in ran.stdout.split())

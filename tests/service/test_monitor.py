@@ -1,9 +1,12 @@
 """The pages beside a running server: what was asked of it is counted, by method and by status."""
 
 import asyncio
+import contextlib
+import gc
 import http.client
 import re
 import socket
+import weakref
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -145,6 +148,36 @@ def test_what_fails_is_counted_before_the_caller_hears(error):
 
     asyncio.run(play())
     assert [*single.counted, *stream.counted] == [1, 2]
+
+
+class Payload:
+    """A message that can be seen to go."""
+
+    def __len__(self):
+        return 10
+
+
+def test_a_refused_call_lets_go_of_its_message():
+    """At once, not when the collector comes by: overloaded, a server refuses many large ones."""
+    metrics = Metrics()
+    service = LossService(None, Admission(Room(1000)), None, None, None, metrics=metrics)
+
+    async def fail(_payload, _context):
+        raise InvalidRequest("x")
+
+    async def play():
+        payload = Payload()
+        seen = weakref.ref(payload)
+        with contextlib.suppress(ToldError):
+            await service._guarded("any", fail)(payload, Context(metrics))
+        del payload
+        return seen
+
+    gc.disable()
+    try:
+        assert asyncio.run(play())() is None
+    finally:
+        gc.enable()
 
 
 def test_prometheus_can_read_it(server):

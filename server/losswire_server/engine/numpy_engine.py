@@ -2,12 +2,14 @@
 
 In: a batch of validated requests. Out: their results. Small requests share tiles, large ones are
 cut; tiles are computed by several threads, since NumPy lets go of the interpreter while it
+computes. A batch does not wait for the one before it: while that has the threads, the caller
 computes. What is allocated for `[rows, classes]` is the results and a few tiles.
 
-Where there is a thread for each core, each stays on its own. Threads that wake one another, as
-handing over the interpreter does, are otherwise laid on one core by Linux, and stay there for tens
-of milliseconds, longer than most batches: after a pause of 0.1 s, 8192 x 1000 took 10.7 ms instead
-of 5.6 (2 cores, Linux 6.18). Tiles go to whoever is free, so a core that others use gets fewer.
+Unless their number is given, there is a thread for each core and each stays on its own. Threads
+that wake one another, as handing over the interpreter does, are otherwise laid on one core by
+Linux, and stay there for tens of milliseconds, longer than most batches: after a pause of 0.1 s,
+8192 x 1000 took 10.7 ms instead of 5.6 (2 cores, Linux 6.18). Tiles go to whoever is free, so a
+core that others use gets fewer; but its last one is waited for.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
@@ -47,9 +50,11 @@ class NumpyEngine:
         cores = os.sched_getaffinity(0)
         self._threads = threads or len(cores)
         self._free_cores: queue.SimpleQueue[int] = queue.SimpleQueue()
-        if self._threads == len(cores):
+        if threads is None:
             for core in cores:
                 self._free_cores.put(core)
+        self._at_work = 0
+        self._counting = threading.Lock()
         self._pool = ThreadPoolExecutor(self._threads, "losswire-numpy", self._keep_to_a_core)
         self._scratch: queue.SimpleQueue[Scratch] = queue.SimpleQueue()
 
@@ -72,15 +77,29 @@ class NumpyEngine:
         if pending.count == 1:
             self._compute_tiles(pending)
         else:
-            count = min(self._threads, pending.count)
-            shares = [self._pool.submit(self._compute_tiles, pending) for _ in range(count)]
-            wait(shares)
-            for share in shares:
-                share.result()
+            self._compute_shared(pending)
         results: dict[int, LossResult] = {}
         for stack, work in zip(together, works, strict=True):
             results.update(zip(stack.places, stack.results(result_of(work)), strict=True))
         return [results[place] for place in range(len(requests))]
+
+    def _compute_shared(self, pending: _Shared) -> None:
+        """Has the threads compute tiles; the caller, too, where they are at another batch."""
+        with self._counting:
+            is_busy = self._at_work > 0
+            self._at_work += 1
+        try:
+            count = min(self._threads, pending.count)
+            shares = [self._pool.submit(self._compute_tiles, pending) for _ in range(count)]
+            if is_busy:
+                self._compute_tiles(pending)
+                shares = [share for share in shares if not share.cancel()]
+            wait(shares)
+            for share in shares:
+                share.result()
+        finally:
+            with self._counting:
+                self._at_work -= 1
 
     def _keep_to_a_core(self) -> None:
         """Binds the calling thread to a core that no other is bound to, if there is one."""

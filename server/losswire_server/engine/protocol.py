@@ -37,7 +37,10 @@ class Engine(Protocol):
 
     @property
     def quick_bytes(self) -> int:
-        """Bytes of a batch that is computed sooner than another thread starts on it; 0 for none."""
+        """Bytes of a batch that is computed sooner than another thread starts on it; 0 for none.
+
+        A request that is alone is computed at once up to some times as many.
+        """
 
     @property
     def registrar(self) -> Registrar | None:
