@@ -1,11 +1,14 @@
 """Company: how many small requests tend to come together, and so whether to wait for them.
 
 A batch of one small request costs nearly as much as one of sixteen. The next batch waits for as
-many as the largest of the last few had, or until its time is up; where each was alone, it does not
-wait. Requests that arrive while one is computed leave together, which is how batches begin to grow.
-Where the time is up first, what came is what the next batch waits for: one request waits in vain
-after others have gone. Waiting now and then to see whether more would come gains nothing at 64
-clients, and at 2 costs a tenth of the calls.
+many as the largest of the last few had, or until its time is up; after one that was alone, it does
+not wait. Requests that arrive while one is computed leave together, which is how batches begin to
+grow.
+
+Going by the last batch alone, a small one would have the next ones leave small: at 8 clients that
+took 460 µs a call instead of 430. But where nobody came at all, the next does not wait either.
+Waiting now and then to see whether more would come gains nothing at 64 clients, and at 2 costs a
+tenth of the calls.
 
 Measured on 2 cores with 64 clients that each have one unary call of 8 x 10 in flight: without
 waiting, batches have 1.1 requests, the server makes 1,360 calls a second and spends 575 µs on each;
@@ -36,7 +39,7 @@ class Company:
         return waiting >= min(max(self._last), ENOUGH)
 
     def note(self, requests: int) -> None:
-        """Takes down how many left together; fewer than were waited for are all there are now."""
-        if not self.is_there(requests):
+        """Takes down how many left together; who stayed alone has no company any more."""
+        if requests == 1:
             self._last.clear()
         self._last.append(requests)
