@@ -10,7 +10,7 @@ from emulation.variants import ARCHITECTURES, every_variant, selection
 
 SPILLED = 8
 """Bytes that a thread may put aside where it has all 128 registers that blocks of 512 leave it,
-around calls and addresses. Of a row that did not fit it would be hundreds."""
+around calls and addresses, in the variants selected; `docs/kernels.md` tells of the others."""
 
 VARIANTS = every_variant()
 SELECTED = selection(VARIANTS)
