@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.processes import resident_bytes
+from benchmarks.processes import own_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,14 +24,14 @@ class Footprint:
     """What a process holds.
 
     Attributes:
-        resident_bytes: its memory in RAM.
+        own_bytes: memory in RAM that belongs to no file and is shared with nobody.
         files: open descriptors.
         threads: of it.
         mappings: of clients' memory.
         regions: descriptors of clients' memory, and of the processes that own it.
     """
 
-    resident_bytes: int
+    own_bytes: int
     files: int
     threads: int
     mappings: int
@@ -46,7 +46,7 @@ class Footprint:
                 links.append(str(link.readlink()))
         maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
         return cls(
-            resident_bytes=resident_bytes(pid),
+            own_bytes=own_bytes(pid),
             files=len(links),
             threads=sum(1 for _ in Path(f"/proc/{pid}/task").iterdir()),
             mappings=sum(_SHARED in line for line in maps),
@@ -65,9 +65,9 @@ class Footprint:
         grown = {name: getattr(self, name) - getattr(before, name) for name in names}
         return {name: count for name, count in grown.items() if count > 0}
 
-    def growth(self, before: Footprint) -> float:
-        """By which part the memory differs from what it was; less than 0 where it is less."""
-        return self.resident_bytes / before.resident_bytes - 1
+    def growth(self, most: int) -> float:
+        """By which part the memory differs from the most that it was; less than 0 where below."""
+        return self.own_bytes / most - 1
 
     def as_json(self) -> dict[str, int]:
         """All of it."""
