@@ -24,7 +24,7 @@ from benchmarks.soak.links import LINKS, Link
 from benchmarks.soak.traffic import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from benchmarks.loop import Loop
     from benchmarks.soak.footprint import Footprint
@@ -166,31 +166,24 @@ def soak(loop: Loop, seconds: float, watch: Callable[[int], object], seed: int) 
     """The same with servers that live on: half of it to warm up, half of it to see what stays.
 
     A server keeps the memory that it once needed. So that this is not more by chance at the end, it
-    is warmed up by three times the clients; and what it has in the end is held to the most that it
-    ever had by then, since a kernel may take back pages that lie idle, until they are used again.
+    is warmed up by three times the clients.
     """
     with Scene(loop, seed) as scene:
         scene.run_for(seconds / 2, watch, clients=3)
         before = scene.footprints()
-        most = {
-            kind: max([before[kind].own_bytes, *samples])
-            for kind, samples in scene.own_bytes.items()
-        }
         warmed_up = scene.tally.calls.total()
         scene.run_for(seconds / 2, lambda calls: watch(warmed_up + calls))
         after = scene.footprints(before)
-        servers = compared(before, after, most)
-        return {"seconds": seconds, **scene.as_json(), "servers": servers}
+        return {"seconds": seconds, **scene.as_json(), "servers": compared(before, after)}
 
 
-def compared(before: Footprints, after: Footprints, most: Mapping[LinkKind, int]) -> dict[str, Any]:
-    """What servers held after the warm-up and at the end, by link; and at most in the warm-up."""
+def compared(before: Footprints, after: Footprints) -> dict[str, Any]:
+    """What servers held after the warm-up and at the end, by link."""
     return {
         link: {
-            "most_own_bytes": most[link],
             "warmed_up": first.as_json(),
             "end": after[link].as_json(),
-            "growth": after[link].growth(most[link]),
+            "growth": after[link].growth(first),
             "leaks": after[link].leaks(first),
         }
         for link, first in before.items()

@@ -65,9 +65,9 @@ class Footprint:
         grown = {name: getattr(self, name) - getattr(before, name) for name in names}
         return {name: count for name, count in grown.items() if count > 0}
 
-    def growth(self, most: int) -> float:
-        """By which part the memory differs from the most that it was; less than 0 where below."""
-        return self.own_bytes / most - 1
+    def growth(self, before: Footprint) -> float:
+        """By which part the memory differs from what it was; less than 0 where it is less."""
+        return self.own_bytes / before.own_bytes - 1
 
     def as_json(self) -> dict[str, int]:
         """All of it."""

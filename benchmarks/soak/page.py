@@ -82,15 +82,14 @@ def _rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
             "overload",
         )
     memory = ", ".join(
-        f"{link} {server['most_own_bytes'] / 2**20:.0f} →"
+        f"{link} {server['warmed_up']['own_bytes'] / 2**20:.0f} →"
         f" {server['end']['own_bytes'] / 2**20:.0f} MiB ({server['growth']:+.1%})"
         for link, server in soak["servers"].items()
     )
     leaks = sum(sum(server["leaks"].values()) for server in soak["servers"].values())
     yield (
         f"memory stays within {MOST_GROWTH:.0%}, and no file, thread, mapping or region is left",
-        "the same traffic, faults and kills of clients; servers at the end beside the most that"
-        " they had in a warm-up",
+        "the same traffic, faults and kills of clients; servers after a warm-up and at the end",
         f"{soak['requests']:,} requests, {sum(soak['faults'].values()):,} faults,"
         f" {sum(soak['kills'].values())} clients killed; {memory}; leaks: {leaks}; lost:"
         f" {soak['lost']}, wrong: {soak['wrong']}",

@@ -121,7 +121,7 @@ def test_leaks_are_counted():
         os.close(region)
     assert Footprint.of(os.getpid()).has_let_go(before)
     grown = replace(before, own_bytes=2 * before.own_bytes, threads=before.threads + 1)
-    assert grown.growth(before.own_bytes) == 1.0
+    assert grown.growth(before) == 1.0
     assert grown.leaks(before) == {"threads": 1}
 
 
