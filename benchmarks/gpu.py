@@ -27,10 +27,10 @@ from benchmarks.rows import Row, Table, Target
 from benchmarks.turns import Contender, in_turns, seconds
 from losswire.bench.problem import Problem
 from losswire_proto.losses import LossCall
-from losswire_server.engine import launches
 from losswire_server.engine.cupy_engine import CupyDevice, find_gpus
 from losswire_server.engine.gpu_engine import GpuEngine
 from losswire_server.engine.pipeline import CHUNK_BYTES
+from losswire_server.engine.tilings import FEW_CLASSES, HELD_BYTES, TILINGS
 from losswire_server.requests import LossRequest
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ _DISTRIBUTION_CLASSES: Final = (1_000, 32_000)
 """With distributions."""
 
 _DTYPES: Final = ("bfloat16", "float32")
-_WARP: Final = 32
 _SMALL: Final = (64, 8, 1_000)
 """Requests, rows and classes of each."""
 
@@ -59,7 +58,7 @@ TO_COPY_DISTRIBUTIONS: Final = 0.90
 CALL_TO_COPIES: Final = Target("<=", 1 / 0.80)
 TOGETHER_TO_ALONE: Final = Target("<=", 1 / 5)
 TO_CHOSEN: Final = Target(">=", 1.0)
-"""Another tiling, beside the one that `launches` chooses; else a threshold is to be moved."""
+"""Another tiling, beside the one that is chosen; else a threshold is to be moved."""
 
 RIVALS: Final = {"PyTorch, eager": 3.0, "Liger-Kernel": 1.3, "QuACK": 1.0}
 """How many times as fast as these."""
@@ -139,11 +138,8 @@ def kernels(cupy: Any, device: CupyDevice, problem: Problem, rounds: int) -> Tab
 
 def around_thresholds() -> list[int]:
     """Classes at every threshold that a dtype may have, half as many, and half as many again."""
-    groups = [
-        _WARP if name == "WARP_PER_ROW" else threads * cluster
-        for name, threads, cluster in launches.TILINGS
-    ]
-    most = [launches.FEW_CLASSES, *(group * launches.HELD_BYTES // 4 for group in groups)]
+    groups = [tiling.group for tiling in TILINGS]
+    most = [FEW_CLASSES, *(group * HELD_BYTES // 4 for group in groups)]
     return sorted({size for each in most for size in (each // 2, each, each * 3 // 2)})
 
 

@@ -20,6 +20,7 @@ from benchmarks.turns import Absent, Contender
 from losswire_proto import dtypes
 from losswire_proto.losses import LossCall
 from losswire_server.engine import launches
+from losswire_server.engine.tilings import tilings_of
 from losswire_server.requests import LossRequest
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def tilings(data: OnDevice, device: CupyDevice) -> list[Contender]:
     """The project's kernel by every tiling that could compute these rows."""
     request = data.request
     contenders = []
-    for tiling in launches.tilings_of(request, device.traits):
+    for tiling in tilings_of(request, device.traits):
         launch = launches.plan_as(tiling, request, request.rows, is_strided=False)
         name = f"{tiling.name}, {launch.block} x {launch.cluster} threads"
         contenders.append(Contender(name, partial(_kernel, data, device, launch)))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from losswire_server.engine.device import DeviceLost, DeviceMemoryError, Pinned
-from losswire_server.engine.launches import Traits
+from losswire_server.engine.tilings import Traits
 
 GARBAGE = 0xA5
 FIRST_ADDRESS = 1 << 44

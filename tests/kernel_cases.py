@@ -141,7 +141,8 @@ ELEMENT_CASES = {
 
 TILINGS = {
     "a thread": (7, HOPPER),
-    "a warp": (301, HOPPER),
+    "lanes": (70, HOPPER),
+    "a warp": (601, HOPPER),
     "a block": (5_000, HOPPER),
     "a cluster": (70_000, HOPPER),
     "two reads": (70_000, TURING),

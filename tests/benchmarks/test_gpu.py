@@ -14,7 +14,7 @@ import pytest
 from benchmarks import gpu, gpu_contenders
 from emulation.kernels import compiled
 from fake_device import FakeDevice
-from losswire_server.engine import launches
+from losswire_server.engine import launches, tilings
 
 
 class DeviceArray(np.ndarray):
@@ -161,9 +161,9 @@ def test_tilings_stand_beside_the_one_chosen():
     data = gpu_contenders.OnDevice.put(CUPY, gpu._problem("bfloat16", 32, 0))
     names = [each.name for each in gpu_contenders.tilings(data, PlayedDevice(0))]
     assert names[0] == "THREAD_PER_ROW, 128 x 1 threads"
-    assert names[1] == "WARP_PER_ROW, 128 x 1 threads"
+    assert names[1] == "LANES_PER_ROW, 128 x 1 threads"
     assert names[-1] == "TWO_READS, 512 x 1 threads"
-    assert len(names) == 1 + len(launches.TILINGS) + 1
+    assert len(names) == 1 + len(tilings.TILINGS) + 1
 
 
 def test_every_threshold_is_measured():

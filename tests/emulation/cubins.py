@@ -6,6 +6,7 @@ two wheels come with the `dev` extra.
 """
 
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from pathlib import Path
 from cuda.bindings import nvrtc
 
 from emulation.emulator import DEVICE
+
+INSTRUCTION_BYTES = 16
+"""Of every architecture since 7.0."""
 
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 REGISTERS = re.compile(r"Used (\d+) registers")
@@ -25,9 +29,14 @@ class CubinError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Cubin:
-    """Machine code; registers and bytes for each thread, static shared memory for each block."""
+    """Machine code; registers and bytes for each thread, static shared memory for each block.
+
+    Attributes:
+        instructions: of the kernel, each path of it once.
+    """
 
     registers: int
+    instructions: int
     spill_stores: int
     spill_loads: int
     stack_bytes: int
@@ -87,12 +96,25 @@ def _described(code: bytes, log: str, entry: str) -> Cubin:
     stack, stores, loads = (sum(column) for column in zip(*frames, strict=True))
     return Cubin(
         registers=int(registers[1]),
+        instructions=_section_bytes(code, f".text.{entry}") // INSTRUCTION_BYTES,
         spill_stores=stores,
         spill_loads=loads,
         stack_bytes=stack,
         shared_bytes=int(shared[1]) if shared else 0,
         bytes=code,
     )
+
+
+def _section_bytes(elf: bytes, name: str) -> int:
+    """The size of a section of a 64-bit ELF file, which a cubin is."""
+    (start,) = struct.unpack_from("<Q", elf, 40)
+    size, count, of_names = struct.unpack_from("<3H", elf, 58)
+    headers = [struct.unpack_from("<IIQQQQ", elf, start + number * size) for number in range(count)]
+    names = headers[of_names][4]
+    for at, _, _, _, _, nbytes in headers:
+        if elf[names + at : elf.index(b"\0", names + at)].decode() == name:
+            return nbytes
+    raise CubinError(f"no section {name}")
 
 
 def _checked(answer):

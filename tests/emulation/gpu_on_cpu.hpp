@@ -172,7 +172,12 @@ inline unsigned long long atomic_min(unsigned long long* at, unsigned long long 
     return before;
 }
 
-// ---- number formats ----
+// ---- numbers ----
+
+inline float power_of_2(float x) {
+    const float power = exp2f(x);
+    return power < 0x1p-126f ? 0.0f : power;
+}
 
 inline unsigned bits_of(float value) { return gpu_on_cpu::same_bytes<unsigned>(value); }
 inline float float_of(unsigned bits) { return gpu_on_cpu::same_bytes<float>(bits); }
@@ -206,4 +211,29 @@ inline unsigned short float_to_bfloat16(float value) {
     if (isnan(value)) return 0x7fff;
     const unsigned bits = bits_of(value);
     return static_cast<unsigned short>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+inline void halves_to_floats(unsigned pair, float& first, float& second) {
+    first = half_to_float(static_cast<unsigned short>(pair));
+    second = half_to_float(static_cast<unsigned short>(pair >> 16));
+}
+
+inline unsigned floats_to_halves(float first, float second) {
+    return float_to_half(first) | static_cast<unsigned>(float_to_half(second)) << 16;
+}
+
+inline void bfloat16s_to_floats(unsigned pair, float& first, float& second) {
+    first = bfloat16_to_float(static_cast<unsigned short>(pair));
+    second = bfloat16_to_float(static_cast<unsigned short>(pair >> 16));
+}
+
+inline unsigned floats_to_bfloat16s(float first, float second) {
+    return float_to_bfloat16(first) | static_cast<unsigned>(float_to_bfloat16(second)) << 16;
+}
+
+// ---- registers ----
+
+template <typename Number>
+inline Number anew(Number value) {
+    return value;
 }

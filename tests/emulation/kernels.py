@@ -13,7 +13,8 @@ import numpy as np
 from emulation.emulator import DEVICE, EmulatedKernel, compile_kernel
 from losswire_proto import dtypes
 from losswire_server.engine import launches
-from losswire_server.engine.launches import Kernel, Traits
+from losswire_server.engine.launches import Kernel
+from losswire_server.engine.tilings import Traits
 from losswire_server.engine.weighting import weigh
 from losswire_server.requests import LossRequest
 from losswire_server.rows import LabelTable

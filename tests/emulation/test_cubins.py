@@ -4,7 +4,7 @@ import pytest
 
 from emulation.cubins import CubinError, compile_cubin
 from emulation.emulator import HERE
-from emulation.test_gpu_on_cpu import VALUES
+from emulation.test_gpu_on_cpu import PAIRS, VALUES
 
 PRIMITIVES = HERE / "kernels" / "primitives.cu"
 ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
@@ -19,6 +19,9 @@ KERNELS = [
     {"BITS": "double_of", "VALUE": "double"},
     *({"TO_FLOAT": f"{half}_to_float"} for half in ("half", "bfloat16")),
     *({"FROM_FLOAT": f"float_to_{half}"} for half in ("half", "bfloat16")),
+    *({"PAIRS_TO_FLOATS": f"{pairs}_to_floats"} for pairs in PAIRS.values()),
+    *({"PAIRS_FROM_FLOATS": f"floats_to_{pairs}"} for pairs in PAIRS.values()),
+    {"POWER": 1},
     *({"SHUFFLE": 1, "VALUE": value} for value in VALUES),
     *({"CLUSTER": 1, "VALUE": value, "BLOCKS": 8} for value in VALUES),
     *({"MOVE": 1, "VALUE": value} for value in WORDS),
@@ -32,6 +35,7 @@ def test_every_primitive_compiles(architecture):
         cubin = compile_cubin(PRIMITIVES, macros, architecture, "primitive")
         assert cubin.bytes.startswith(b"\x7fELF"), macros
         assert 0 < cubin.registers <= 64, macros
+        assert 8 < cubin.instructions < 1_000, macros
         assert cubin.spill_stores == cubin.spill_loads == cubin.stack_bytes == 0, macros
 
 

@@ -18,6 +18,7 @@ VALUES = {
     "long long": np.int64,
 }
 HALVES = {"half": np.float16, "bfloat16": ml_dtypes.bfloat16}
+PAIRS = {"half": "halves", "bfloat16": "bfloat16s"}
 DEEDS = [
     *("SHARED", "GLOBAL", "GLOBAL_WRITE", "DIVISION", "SHIFT"),
     *("PACK", "BLOCK_BARRIER", "WARP_BARRIER", "DIFFERENT"),
@@ -171,11 +172,14 @@ def test_the_least_of_a_grid(order):
         assert taken[1] == np.unique(np.minimum.accumulate(given)).size
 
 
+@pytest.mark.parametrize("is_paired", [False, True])
 @pytest.mark.parametrize("half", HALVES)
-def test_every_half_becomes_its_float(half):
+def test_every_half_becomes_its_float(half, is_paired):
     """All 65536 bit patterns of a 16-bit format have NumPy's value; a NaN stays one."""
     taken = np.zeros(ALL_HALVES.size, np.float32)
     kernel = primitive(TO_FLOAT=f"{half}_to_float")
+    if is_paired:
+        kernel = primitive(PAIRS_TO_FLOATS=f"{PAIRS[half]}_to_floats")
     kernel.launch(1, 256, 0, struct(ALL_HALVES, taken, ALL_HALVES.size))
     expected = ALL_HALVES.view(HALVES[half]).astype(np.float32)
     is_nan = np.isnan(expected)
@@ -183,8 +187,9 @@ def test_every_half_becomes_its_float(half):
     np.testing.assert_array_equal(taken.view(np.uint32)[~is_nan], expected.view(np.uint32)[~is_nan])
 
 
+@pytest.mark.parametrize("is_paired", [False, True])
 @pytest.mark.parametrize("half", HALVES)
-def test_floats_round_to_the_nearest_half(half):
+def test_floats_round_to_the_nearest_half(half, is_paired):
     """Every half, all ties between two, their neighbours, overflow and NaN become NumPy's half."""
     values = ALL_HALVES.view(HALVES[half]).astype(np.float32)
     finite = np.sort(values[np.isfinite(values)].astype(np.float64))
@@ -193,14 +198,31 @@ def test_floats_round_to_the_nearest_half(half):
     around = [np.nextafter(ties, np.float32(side)) for side in (-np.inf, np.inf)]
     payloads = np.array([0x7F800001, 0xFFFFFFFF, 0x7FC00000], np.uint32).view(np.float32)
     given = np.concatenate([values, ties, *around, beyond, -beyond, payloads])
+    given = given[: given.size // 2 * 2]
     taken = np.zeros(given.size, np.uint16)
     kernel = primitive(FROM_FLOAT=f"float_to_{half}")
+    if is_paired:
+        kernel = primitive(PAIRS_FROM_FLOATS=f"floats_to_{PAIRS[half]}")
     kernel.launch(1, 256, 0, struct(given, taken, given.size))
     with np.errstate(over="ignore", invalid="ignore"):
         expected = given.astype(HALVES[half])
     is_nan = np.isnan(given)
     assert np.isnan(taken.view(HALVES[half])[is_nan].astype(np.float32)).all()
     np.testing.assert_array_equal(taken[~is_nan], expected.view(np.uint16)[~is_nan])
+
+
+def test_powers_of_2():
+    """Near NumPy's; 0 below the least normal number; infinity and NaN as they must be."""
+    given = np.concatenate(
+        [
+            np.linspace(-126, 128, 2_000, endpoint=False, dtype=np.float32),
+            np.array([-126.5, -149, -np.inf, 128, np.inf, np.nan], np.float32),
+        ]
+    )
+    taken = np.zeros_like(given)
+    primitive(POWER=1).launch(1, 256, 0, struct(given, taken, given.size))
+    np.testing.assert_allclose(taken[:2_000], np.exp2(given[:2_000].astype(float)), rtol=2.0**-22)
+    np.testing.assert_array_equal(taken[2_000:], [0, 0, 0, np.inf, np.inf, np.nan])
 
 
 @pytest.mark.parametrize(("value", "back"), [("float", "float_of"), ("double", "double_of")])

@@ -19,7 +19,8 @@ import numpy as np
 from kernel_cases import ELEMENT_CASES, EVERYTHING, FLOATS, PLAIN, ROW_CASES
 from losswire_proto.losses import LossCall, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from losswire_server.engine import launches
-from losswire_server.engine.launches import Kernel, Traits
+from losswire_server.engine.launches import Kernel
+from losswire_server.engine.tilings import CLUSTER_CAPABILITY, LANES, Traits
 from losswire_server.requests import LossRequest
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -39,7 +40,7 @@ CASES = (
 """Losses with how their labels are given; those of `kernel_cases`, and options one by one that
 change what a thread must hold."""
 
-_CLASSES = tuple(1 << power for power in range(6, 20))
+_CLASSES = tuple(1 << power for power in range(3, 20))
 """Every threshold of `launches` is one of these, and the last is beyond them all."""
 
 
@@ -48,7 +49,7 @@ class Variant:
     """One kernel for one architecture.
 
     Attributes:
-        tiling: who computes a row: "few", "WARP_PER_ROW 128", "BLOCK_PER_ROW 512 x 8"…
+        tiling: who computes a row: "few", "WARP_PER_ROW", "CLUSTER_PER_ROW 512 x 8"…
         layout: classes "together" or "apart".
     """
 
@@ -78,7 +79,7 @@ def every_variant() -> list[Variant]:
     for case, dtype, architecture in itertools.product(CASES, FLOATS, ARCHITECTURES):
         major, minor = divmod(int(architecture.removeprefix("sm_")), 10)
         traits = Traits((major, minor), 48 << 10)
-        key = (case, dtype, traits.capability >= launches.CLUSTER_CAPABILITY)
+        key = (case, dtype, traits.capability >= CLUSTER_CAPABILITY)
         if key not in planned:
             planned[key] = _kernels(case, dtype, traits)
         for (tiling, layout), kernel in planned[key].items():
@@ -126,7 +127,7 @@ def _tiling(launch: launches.Launch) -> str:
         return launch.kernel.source.removesuffix(".cu")
     blocks = f" x {launch.cluster}" if launch.cluster > 1 else ""
     name = "CLUSTER_PER_ROW" if launch.cluster > 1 else macros["TILING"]
-    threads = "" if name == "WARP_PER_ROW" else f" {launch.block}"
+    threads = "" if name in LANES else f" {launch.block}"
     return f"{name}{threads}{blocks}"
 
 

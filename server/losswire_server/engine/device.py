@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from losswire_proto.dtypes import Array
-    from losswire_server.engine.launches import Kernel, Launch, Traits
+    from losswire_server.engine.launches import Kernel, Launch
+    from losswire_server.engine.tilings import Traits
 
 
 class DeviceError(Exception):

@@ -1,7 +1,8 @@
-"""Which kernel computes a batch, and in what geometry: one table, decided by classes and dtype.
+"""Which kernel computes a batch, and in what geometry.
 
-In: what is common to the requests of a batch. Out: the source to compile, its macros, and the grid.
-The number of rows sizes the grid and nothing else, so that a row's bits do not depend on its batch.
+In: what is common to the requests of a batch, and who computes a row of theirs (`tilings`). Out:
+the source to compile, its macros, and the grid. The number of rows sizes the grid and nothing else,
+so that a row's bits do not depend on its batch.
 """
 
 from __future__ import annotations
@@ -13,10 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from losswire_proto import dtypes
+from losswire_server.engine.tilings import (
+    LANES,
+    RUN_BYTES,
+    Tiling,
+    certain_runs,
+    tilings_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from losswire_server.engine.tilings import Traits
     from losswire_server.requests import LossRequest
 
 SEGMENT: Final = np.dtype([("first_row", "<i8"), ("offset", "<i8"), ("inner", "<i8")])
@@ -45,49 +52,15 @@ NO_GRADIENT: Final = 2
 NO_FAULT: Final = (1 << 64) - 1
 """What `fault` points to before a launch, and after one without a fault."""
 
-
-FEW_CLASSES: Final = 64
-"""Classes up to which a thread has a row for itself."""
-
-TILINGS: Final = (
-    ("WARP_PER_ROW", 128, 1),
-    ("BLOCK_PER_ROW", 128, 1),
-    ("BLOCK_PER_ROW", 256, 1),
-    ("BLOCK_PER_ROW", 512, 1),
-    ("BLOCK_PER_ROW", 512, 2),
-    ("BLOCK_PER_ROW", 512, 4),
-    ("BLOCK_PER_ROW", 512, 8),
-)
-"""Tilings, threads of a block and blocks of a cluster; the first that can hold a row in registers.
-
-In float32 these reach to 2048, 8192, 16384, 32768, 65536, 131072 and 262144 classes, and half as
-far with distributions, or in float64. Chosen by counting registers: none has been measured yet.
-"""
-
-HELD_BYTES: Final = 256
-"""Of a row, or of a row and its labels, in the registers of one thread: 64 of them."""
-
-SWEEP_THREADS: Final = 512
-"""Of a block whose row is not held."""
-
 SECTOR_BYTES: Final = 32
 """The least that is fetched of memory: so many bytes of neighbouring rows whose classes lie apart
-belong to one block, a warp for each row."""
-
-CLUSTER_CAPABILITY: Final = (9, 0)
-"""From which blocks can read one another's shared memory."""
+belong to one block."""
 
 SHARED_BYTES: Final = 48 << 10
 """Of a block, on every device and without asking for more."""
 
-_CROWDED_LOSSES: Final = frozenset({"focal", "categorical_cross_entropy"})
-"""Powers, logarithms and divisions for each class, on the way to the gradient too."""
-
 _WARP: Final = 32
-_RUN_BYTES: Final = 16
-_RUNS: Final = (1, 2, 3, 4, 6, 8, 12, 16)
 _ELEMENT_THREADS: Final = 256
-_FEW_THREADS: Final = (128, 64, 32)
 _EXCHANGED_BYTES: Final = 64
 """Of a warp or a block in an exchange: `MOST_VALUES` of 8 bytes."""
 
@@ -144,19 +117,6 @@ class Launch:
     cluster: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Traits:
-    """What of a device decides about geometry.
-
-    Attributes:
-        capability: major and minor compute capability.
-        shared_bytes: dynamic shared memory that one block may ask for.
-    """
-
-    capability: tuple[int, int]
-    shared_bytes: int
-
-
 def plan(request: LossRequest, rows: int, traits: Traits, *, is_strided: bool) -> Launch:
     """The launch for `rows` rows of requests like this one.
 
@@ -176,100 +136,62 @@ def plan_as(tiling: Tiling, request: LossRequest, rows: int, *, is_strided: bool
     macros = _macros(request)
     macros["STRIDED"] = "1" if is_strided else "0"
     if tiling.name == "THREAD_PER_ROW":
-        return _plan_few(request, rows, macros)
-    if tiling.name == "WARP_PER_ROW" and is_strided:
-        tiling = replace(tiling, threads=_WARP * SECTOR_BYTES // request.logits.dtype.itemsize)
+        return _plan_few(request, rows, macros, tiling.threads)
+    is_in_warp = tiling.name in LANES
+    if is_in_warp and is_strided:
+        threads = tiling.group * SECTOR_BYTES // request.logits.dtype.itemsize
+        tiling = replace(tiling, threads=max(_WARP, threads))
     macros.update(
         TILING=tiling.name,
         THREADS=str(tiling.threads),
         RUNS=str(tiling.runs),
+        CERTAIN_RUNS=str(certain_runs(request, tiling)),
         CLUSTER=str(tiling.cluster),
+        LANES=str(tiling.group if is_in_warp else _WARP),
         LOGIT_ALIGNMENT=str(_alignment(request.logits.dtype, request.classes)),
     )
     kernel = _kernel("rows.cu", "losswire_rows", macros)
-    if tiling.name == "WARP_PER_ROW":
-        shared = _tile_bytes(request, tiling.threads // _WARP) if is_strided else 0
-        return Launch(kernel, _ceil(rows, tiling.threads // _WARP), tiling.threads, shared)
+    if is_in_warp:
+        in_block = tiling.threads // tiling.group
+        shared = in_block * _tile_bytes(request, tiling.group) if is_strided else 0
+        return Launch(kernel, _ceil(rows, in_block), tiling.threads, shared)
     shared = 2 * (tiling.threads // _WARP + tiling.cluster) * _EXCHANGED_BYTES
     return Launch(kernel, rows * tiling.cluster, tiling.threads, shared, tiling.cluster)
-
-
-@dataclass(frozen=True, slots=True)
-class Tiling:
-    """Who computes a row.
-
-    Attributes:
-        name: of the macro in cuda/rows.cu; "THREAD_PER_ROW" is cuda/few.cu.
-        threads: of a block.
-        runs: 16 bytes of logits each, that a thread holds; 0 where the row is not held.
-        cluster: blocks that share a row.
-    """
-
-    name: str
-    threads: int
-    runs: int
-    cluster: int = 1
-
-
-def tilings_of(request: LossRequest, traits: Traits) -> Iterator[Tiling]:
-    """All tilings that could compute such rows on such a device; the first is the one that does."""
-    if request.classes <= FEW_CLASSES:
-        yield Tiling("THREAD_PER_ROW", _FEW_THREADS[0], 0)
-    run = _RUN_BYTES // request.logits.dtype.itemsize
-    held = HELD_BYTES // dtypes.compute_dtype(request.logits.dtype).itemsize
-    if request.reading == "distribution":
-        held //= 2  # a label beside each logit
-    if _is_crowded(request):
-        held //= 2
-    for name, threads, cluster in TILINGS:
-        is_able = cluster == 1 or traits.capability >= CLUSTER_CAPABILITY
-        group = _WARP if name == "WARP_PER_ROW" else threads * cluster
-        if is_able and request.classes <= group * held:
-            needed = _ceil(request.classes, group * run)
-            runs = next(count for count in _RUNS if count >= needed)
-            yield Tiling(name, threads, runs, cluster)
-    yield Tiling("TWO_READS", SWEEP_THREADS, 0)
-
-
-def _is_crowded(request: LossRequest) -> bool:
-    """Whether a loss or its options want so many registers that less of a row can be held."""
-    loss, labels = request.call.loss, request.labels
-    itemsize = dtypes.compute_dtype(request.logits.dtype).itemsize
-    has_wide_labels = (
-        request.reading == "distribution" and labels is not None and labels.itemsize > itemsize
-    )
-    return bool(
-        loss.name in _CROWDED_LOSSES
-        or has_wide_labels
-        or getattr(loss, "softcap", None)
-        or getattr(loss, "target_is_logits", False)  # two softmaxes
-        or getattr(loss, "extras", ())
-        or request.call.grad_labels
-    )
 
 
 def _plan_elements(request: LossRequest, rows: int) -> Launch:
     """A thread for as many elements as fill 16 bytes."""
     macros = _macros(request) | {"THREADS": str(_ELEMENT_THREADS)}
-    run = _RUN_BYTES // request.logits.dtype.itemsize
+    run = RUN_BYTES // request.logits.dtype.itemsize
     kernel = _kernel("elements.cu", "losswire_elements", macros)
     return Launch(kernel, _ceil(rows, _ELEMENT_THREADS * run), _ELEMENT_THREADS, 0)
 
 
-def _plan_few(request: LossRequest, rows: int, macros: dict[str, str]) -> Launch:
+def _plan_few(request: LossRequest, rows: int, macros: dict[str, str], threads: int) -> Launch:
     """A thread per row; as many threads as shared memory of every device has room for."""
-    itemsize = dtypes.compute_dtype(request.logits.dtype).itemsize
-    row = (request.classes | 1) * itemsize * (2 if request.reading == "distribution" else 1)
-    threads = next(count for count in _FEW_THREADS if count * row <= SHARED_BYTES)
-    kernel = _kernel("few.cu", "losswire_few", macros | {"THREADS": str(threads)})
-    return Launch(kernel, _ceil(rows, threads), threads, threads * row)
+    classes = request.classes
+    pitches = 0 if macros["STRIDED"] == "1" else _pitch(classes * request.logits.dtype.itemsize)
+    if request.is_broadcast and request.call.grad_labels:  # summed in the type they are computed in
+        pitches += _pitch(classes * dtypes.compute_dtype(request.logits.dtype).itemsize)
+    elif request.reading == "distribution" and not request.is_broadcast and pitches:
+        pitches += _pitch(classes * request.labels.dtype.itemsize)  # type: ignore[union-attr]
+    while threads * pitches > SHARED_BYTES:
+        threads //= 2
+    macros |= {"CLASSES": str(classes), "THREADS": str(threads)}
+    kernel = _kernel("few.cu", "losswire_few", macros)
+    return Launch(kernel, _ceil(rows, threads), threads, threads * pitches)
 
 
-def _tile_bytes(request: LossRequest, rows: int) -> int:
-    """Shared memory of `Together` in cuda/tiles.cuh: a round of classes of each of these rows."""
+def _pitch(row_bytes: int) -> int:
+    """Bytes from one row to the next in shared memory; `Staged` of cuda/few.cu."""
+    return row_bytes + 16 if row_bytes % 32 == 0 else row_bytes
+
+
+def _tile_bytes(request: LossRequest, lanes: int) -> int:
+    """Shared memory of `Together` in cuda/tiles.cuh for each row: a round of its classes."""
     itemsize = dtypes.compute_dtype(request.logits.dtype).itemsize
-    classes = _WARP * _RUN_BYTES // request.logits.dtype.itemsize
-    nbytes: int = rows * (classes * itemsize + _RUN_BYTES)
+    classes = lanes * RUN_BYTES // request.logits.dtype.itemsize
+    nbytes: int = classes * itemsize + RUN_BYTES
     return nbytes
 
 
@@ -283,7 +205,7 @@ def _ceil(count: int, each: int) -> int:
 
 def _alignment(dtype: np.dtype[Any], classes: int) -> int:
     """Bytes that every row begins at a multiple of, 16 at most."""
-    return math.gcd(_RUN_BYTES, classes * dtype.itemsize)
+    return math.gcd(RUN_BYTES, classes * dtype.itemsize)
 
 
 def _macros(request: LossRequest) -> dict[str, str]:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from losswire_server.engine.chunks import Chunk
     from losswire_server.engine.device import Device, DeviceLost
     from losswire_server.engine.fields import Layout
-    from losswire_server.engine.launches import Launch, Traits
+    from losswire_server.engine.launches import Launch
     from losswire_server.engine.staging import Homecoming, Registered
+    from losswire_server.engine.tilings import Traits
     from losswire_server.engine.works import Work
     from losswire_server.requests import LossRequest
 

@@ -146,6 +146,32 @@ __device__ __forceinline__ void run(const Arguments& arguments) {
         store_once(output + at, FROM_FLOAT(input_of(arguments)[at]));
 }
 
+#elif defined(PAIRS_TO_FLOATS)
+
+// output = the input's 16-bit numbers as float, two by two.
+__device__ __forceinline__ void run(const Arguments& arguments) {
+    const unsigned* input = static_cast<const unsigned*>(arguments.input);
+    for (long long at = threadIdx.x; at < arguments.count / 2; at += blockDim.x)
+        PAIRS_TO_FLOATS(load_once(input + at), output_of(arguments)[2 * at], output_of(arguments)[2 * at + 1]);
+}
+
+#elif defined(PAIRS_FROM_FLOATS)
+
+// output = the input's floats as 16-bit numbers, two by two.
+__device__ __forceinline__ void run(const Arguments& arguments) {
+    unsigned* output = static_cast<unsigned*>(arguments.output);
+    for (long long at = threadIdx.x; at < arguments.count / 2; at += blockDim.x)
+        store_once(output + at, PAIRS_FROM_FLOATS(input_of(arguments)[2 * at], input_of(arguments)[2 * at + 1]));
+}
+
+#elif defined(POWER)
+
+// output = 2 to the power of the input.
+__device__ __forceinline__ void run(const Arguments& arguments) {
+    for (long long at = threadIdx.x; at < arguments.count; at += blockDim.x)
+        output_of(arguments)[at] = power_of_2(input_of(arguments)[at]);
+}
+
 #elif defined(BITS)
 
 // output = input, taken apart and put together.

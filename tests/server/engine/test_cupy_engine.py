@@ -11,7 +11,8 @@ import pytest
 
 from losswire_server.engine.cupy_engine import CupyDevice
 from losswire_server.engine.device import DeviceLost, DeviceMemoryError, LaunchError
-from losswire_server.engine.launches import ARGUMENTS, Kernel, Launch, Traits
+from losswire_server.engine.launches import ARGUMENTS, Kernel, Launch
+from losswire_server.engine.tilings import Traits
 
 KERNEL = Kernel("rows.cu", "losswire_rows", (("LOSS", '"cross_entropy.cuh"'), ("THREADS", "128")))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from emulation.emulator import DEVICE, compile_kernel
-from emulation.kernels import HOPPER, compute
+from emulation.kernels import HOPPER, TURING, compute
 from kernel_cases import (
     BFLOAT16,
     ELEMENT_CASES,
@@ -33,6 +33,15 @@ from losswire_proto.losses import (
 from losswire_server.engine import launches
 from losswire_server.engine.numpy_engine import NumpyEngine
 from losswire_server.requests import UNKNOWN, LossRequest
+
+NEARLY_FULL = {
+    "lanes": (3 * 64, HOPPER),
+    "a warp": (3 * 256, HOPPER),
+    "a block": (3 * 1024, HOPPER),
+    "a cluster": (4 * 8192, HOPPER),
+    "two reads": (4 * 8192, TURING),
+}
+"""Classes of bfloat16 that fill rounds of who computes them, and a device on which it does."""
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +109,18 @@ def test_dtypes(dtype, classes, numpy_engine):
     assert_same(request_of(PLAIN, (5, classes), dtype), numpy_engine)
 
 
+@pytest.mark.parametrize(
+    ("more", "labels"), [(1, "float32"), (2, "ids"), (4, "float32"), (8, "ids")]
+)
+@pytest.mark.parametrize("tiling", NEARLY_FULL)
+def test_words_of_any_width(tiling, more, labels, numpy_engine):
+    """Rows aligned to 2, 4, 8 and 16 bytes, with one such word beyond what all threads have."""
+    classes, traits = NEARLY_FULL[tiling]
+    assert_same(
+        request_of(PLAIN, (3, classes + more), BFLOAT16, labels=labels), numpy_engine, traits
+    )
+
+
 @pytest.mark.parametrize("case", ELEMENT_CASES)
 @pytest.mark.parametrize("dtype", [BFLOAT16, np.dtype(np.float32)], ids=str)
 def test_losses_of_elements(case, dtype, numpy_engine):
@@ -131,7 +152,10 @@ def test_class_axis_anywhere(shape, axis, labels, numpy_engine):
 @pytest.mark.parametrize("labels", ["ids", "distribution"])
 @pytest.mark.parametrize(
     ("classes", "dtype"),
-    [(7, "float32"), (301, "float32"), (301, "float16"), (301, "float64"), (2_500, "float32")],
+    [
+        *((7, "float32"), (301, "float32"), (301, "float16"), (301, "float64")),
+        *((601, "float32"), (602, "float16"), (2_500, "float32")),
+    ],
 )
 def test_the_class_axis_changes_no_bit(classes, dtype, labels):
     """A row has the same bits wherever its classes lie: blocks of a stream come class-last.
@@ -214,7 +238,7 @@ def test_adversarial_rows(loss, tiling, numpy_engine):
     """What is wrong in a row stays in it, and masks and extremes are as mathematics says."""
     classes, traits = TILINGS[tiling]
     logits = adversarial(classes, np.float32)
-    ids = np.array([0, 1, 1, 0, 0, 2, 1, 0, 0, 0])
+    ids = np.array([0, 1, 1, 1, 0, 2, 1, 0, 0, 0])
     call = LossCall(loss, grad_logits=True, reduction="mean")
     assert_same(LossRequest(call, logits, 1, ids, "ids"), numpy_engine, traits)
 

@@ -9,11 +9,16 @@ import pytest
 
 from emulation.kernels import HOPPER
 from losswire_proto.losses import LossCall, SoftmaxCrossEntropy
-from losswire_server.engine import launches
+from losswire_server.engine import launches, tilings
 from losswire_server.requests import LossRequest
 
 PAGE = Path(__file__).parents[3] / "docs" / "kernels.md"
-WHO = {"THREAD_PER_ROW": "a thread", "WARP_PER_ROW": "a warp", "TWO_READS": "two reads"}
+WHO = {
+    "THREAD_PER_ROW": "a thread",
+    "LANES_PER_ROW": "8 lanes",
+    "WARP_PER_ROW": "a warp",
+    "TWO_READS": "two reads",
+}
 BEYOND = 1 << 30
 
 
@@ -42,7 +47,7 @@ def chosen(classes, dtype, labels="ids", **options):
     given = np.zeros(2, np.int64) if labels == "ids" else logits
     call = LossCall(SoftmaxCrossEntropy(**options), grad_logits=True)
     request = LossRequest(call, logits, 1, given, labels)
-    tiling = next(launches.tilings_of(request, HOPPER))
+    tiling = next(tilings.tilings_of(request, HOPPER))
     kinds = {1: "a block"}
     who = WHO.get(tiling.name) or kinds.get(tiling.cluster, "a cluster")
     return who, tiling.threads, tiling.cluster
@@ -62,7 +67,7 @@ def chosen(classes, dtype, labels="ids", **options):
 def test_thresholds_are_those_of_the_page(column, asked):
     """At each number of classes what its line says, and at one more what the next line says."""
     table = thresholds()
-    assert len(table) == len(launches.TILINGS) + 2
+    assert len(table) == len(tilings.TILINGS) + 2
     for row, after in itertools.pairwise(table):
         assert chosen(row[column], **asked) == row[2:5]
         assert chosen(row[column] + 1, **asked) == after[2:5]
@@ -79,7 +84,7 @@ def test_the_first_of_what_could_is_what_does():
     logits = np.broadcast_to(np.float32(0), (2, 20_000))
     request = LossRequest(LossCall(grad_logits=True), logits, 1, np.zeros(2, np.int64), "ids")
     names = [
-        (each.name, each.threads, each.cluster) for each in launches.tilings_of(request, HOPPER)
+        (each.name, each.threads, each.cluster) for each in tilings.tilings_of(request, HOPPER)
     ]
     assert names == [
         ("BLOCK_PER_ROW", 512, 1),

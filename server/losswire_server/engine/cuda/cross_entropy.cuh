@@ -15,23 +15,22 @@
 
 #include "softmax.cuh"
 
-struct Loss : Softmax {
+struct Loss : Softmax, AtId {
     static constexpr int PEAKS = 1;
     static constexpr bool HAS_SECOND = false;
     static constexpr int SECOND_SUMS = 1;
     static constexpr bool KEEPS_E = !GRAD_LABELS;  // and no logit, once its exponential is known
+    static constexpr bool HAS_AT_ID = IDS;
 
     // Places of the sums: of class weights or of q; of these times peak - z; of e * (z - peak).
     static constexpr bool IS_SPREAD = !IDS || LABEL_SMOOTHING;
-    static constexpr int AT_ID = OWN;
-    static constexpr int MASS = OWN + (IDS ? 1 : 0);
+    static constexpr int MASS = OWN;
     static constexpr int CROSS = MASS + 1;
     static constexpr int DOT = MASS + (IS_SPREAD ? 2 : 0);
     static constexpr int SUMS = DOT + (ENTROPY ? 1 : 0);
 
-    Real peak, lse, weight_at_id, hard, soft, at_id;
+    Real peak, lse, weight_at_id, hard, soft;
     Difference difference;
-    int id;
     const Real* weights;
 
     __device__ __forceinline__ Loss(const Arguments& arguments, long long row) {
@@ -66,7 +65,6 @@ struct Loss : Softmax {
 
     __device__ __forceinline__ void add(Real* sums, const Real* peaks, const Arguments&, const Element& at) const {
         Softmax::add(sums, peaks[0], at.z, at.e);
-        if (IDS && at.c == id) sums[AT_ID] += at.z;
         if (IS_SPREAD) {
             const Real q = share(at.c, at.label);
             sums[MASS] += q;
@@ -89,7 +87,7 @@ struct Loss : Softmax {
         Real value = 0, mass = 0, more = 0;
         if (IDS) {
             weight_at_id = weight(id);
-            value = hard * weight_at_id * ((peak - sums[AT_ID]) + log_total);
+            value = hard * weight_at_id * ((peak - z_at_id) + log_total);
             mass = hard * weight_at_id;
             if (LABEL_SMOOTHING) {
                 value += soft * (sums[MASS] * log_total + sums[CROSS]);
@@ -106,7 +104,7 @@ struct Loss : Softmax {
         }
         if (IDS) {
             // (p_y - 1) * mass: where z_y is the peak and p_y nears 1, this is -tail / total.
-            const Real e = e_of(sums[AT_ID], peak);
+            const Real e = e_of(z_at_id, peak);
             at_id = ((e - 1 - tail) * mass + e * more) / total;
             if (LABEL_SMOOTHING) at_id -= soft * weight_at_id;
         }
@@ -114,11 +112,11 @@ struct Loss : Softmax {
         return value;
     }
 
-    __device__ __forceinline__ Real gradient(const Arguments&, const Element& at) const {
-        if (!IDS) return difference.of(at.e, share(at.c, at.label));
-        if (at.c == id) return at_id;
-        const Real value = at.e * difference.ratio;
-        return LABEL_SMOOTHING ? value - soft * weight(at.c) : value;
+    // That of a class id's own class is `at_id`.
+    __device__ __forceinline__ Real gradient(const Arguments&, const Element& at, Real scale) const {
+        if (!IDS) return difference.of(at.e, share(at.c, at.label)) * scale;
+        const Real value = at.e * (difference.ratio * scale);
+        return LABEL_SMOOTHING ? value - weight(at.c) * (soft * scale) : value;
     }
 
     __device__ __forceinline__ Real label_gradient(const Arguments&, const Element& at) const {

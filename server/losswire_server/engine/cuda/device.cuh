@@ -126,18 +126,13 @@ struct alignas(16) Pack {
 };
 
 #if __CUDA_ARCH__ >= 800
-// A rule for lines of the second-level cache, to be hinted at with a load.
-#define LOSSWIRE_CACHE_RULE(name, order)                                                                        \
-    __device__ __forceinline__ unsigned long long name() {                                                      \
-        unsigned long long rule;                                                                                \
-        asm("createpolicy.fractional.L2::" order ".b64 %0, 1.0;" : "=l"(rule));                                 \
-        return rule;                                                                                            \
-    }
-LOSSWIRE_CACHE_RULE(leave_first, "evict_first")
-LOSSWIRE_CACHE_RULE(leave_last, "evict_last")
+// Rules for lines of the second-level cache, to be hinted at with a load: as `createpolicy.fractional.L2::evict_first`
+// and `evict_last` make them of all lines, but known when a kernel is compiled.
+constexpr unsigned long long LEAVE_FIRST = 0x12f0000000000000ull;
+constexpr unsigned long long LEAVE_LAST = 0x14f0000000000000ull;
 #define LOSSWIRE_HINT ".L2::cache_hint"
 #define LOSSWIRE_RULE_OPERAND(operand) ", " operand
-#define LOSSWIRE_RULE(rule) , "l"(rule())
+#define LOSSWIRE_RULE(rule) , "l"(rule)
 #else
 #define LOSSWIRE_HINT
 #define LOSSWIRE_RULE_OPERAND(operand)
@@ -169,15 +164,15 @@ LOSSWIRE_CACHE_RULE(leave_last, "evict_last")
     }
 
 #define LOSSWIRE_MEMORY(Value, type, constraint)                                                                \
-    LOSSWIRE_LOAD(load_once, leave_first, Value, type, constraint)                                              \
-    LOSSWIRE_LOAD(load_again, leave_last, Value, type, constraint)                                              \
+    LOSSWIRE_LOAD(load_once, LEAVE_FIRST, Value, type, constraint)                                              \
+    LOSSWIRE_LOAD(load_again, LEAVE_LAST, Value, type, constraint)                                              \
     LOSSWIRE_STORE(Value, type, constraint)
 
 // `load_once` leaves the caches to others; `load_again` asks the second-level cache to keep what it reads, since it is
 // read a second time; `store_once` leaves the caches first. They keep their order among themselves in a thread, so that
 // a row may be written where it was read. Addresses are aligned to what is moved.
-LOSSWIRE_LOAD_PACK(load_once, leave_first)
-LOSSWIRE_LOAD_PACK(load_again, leave_last)
+LOSSWIRE_LOAD_PACK(load_once, LEAVE_FIRST)
+LOSSWIRE_LOAD_PACK(load_again, LEAVE_LAST)
 LOSSWIRE_MEMORY(unsigned short, "u16", "h")
 LOSSWIRE_MEMORY(unsigned, "u32", "r")
 LOSSWIRE_MEMORY(int, "s32", "r")
@@ -214,7 +209,14 @@ __device__ __forceinline__ unsigned long long atomic_min(unsigned long long* at,
     return atomicMin(at, value);
 }
 
-// ---- number formats ----
+// ---- numbers ----
+
+// 2^x, off by 2 units in the last place at most; 0 where it is less than 2^-126, NaN for NaN.
+__device__ __forceinline__ float power_of_2(float x) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+}
 
 // The same bits as another type.
 __device__ __forceinline__ unsigned bits_of(float value) { return __float_as_uint(value); }
@@ -256,6 +258,51 @@ __device__ __forceinline__ unsigned short float_to_bfloat16(float value) {
     if (value != value) return 0x7fff;
     return static_cast<unsigned short>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 #endif
+}
+
+// Two of a format in a word, the first in its lower half; each becomes what it becomes by itself.
+__device__ __forceinline__ void halves_to_floats(unsigned pair, float& first, float& second) {
+    asm("{.reg .f16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}"
+        : "=f"(first), "=f"(second)
+        : "r"(pair));
+}
+
+__device__ __forceinline__ unsigned floats_to_halves(float first, float second) {
+#if __CUDA_ARCH__ >= 800
+    unsigned pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+    return pair;
+#else
+    return float_to_half(first) | static_cast<unsigned>(float_to_half(second)) << 16;
+#endif
+}
+
+__device__ __forceinline__ void bfloat16s_to_floats(unsigned pair, float& first, float& second) {
+    first = float_of(pair << 16);
+    second = float_of(pair & 0xffff0000u);
+}
+
+__device__ __forceinline__ unsigned floats_to_bfloat16s(float first, float second) {
+#if __CUDA_ARCH__ >= 800
+    unsigned pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+    return pair;
+#else
+    return float_to_bfloat16(first) | static_cast<unsigned>(float_to_bfloat16(second)) << 16;
+#endif
+}
+
+// ---- registers ----
+
+// The same number, as one that the compiler knows nothing of: what was worked out from it before is worked out
+// again, and needs no register in between.
+__device__ __forceinline__ int anew(int value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+__device__ __forceinline__ long long anew(long long value) {
+    asm volatile("" : "+l"(value));
+    return value;
 }
 
 #endif

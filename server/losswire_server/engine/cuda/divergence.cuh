@@ -10,11 +10,12 @@
 
 #include "softmax.cuh"
 
-struct Loss : Softmax {
+struct Loss : Softmax, AtId {
     static constexpr bool IS_SOFTENED = TARGET_IS_LOGITS || TEMPERATURE;
     static constexpr int PEAKS = IS_SOFTENED ? 2 : 1;
     static constexpr bool HAS_SECOND = true;
     static constexpr bool KEEPS_E = false;
+    static constexpr bool HAS_AT_ID = false;
 
     static constexpr int TEACHER = OWN;  // two sums as those of the logits
     static constexpr int SUMS = OWN + (IS_SOFTENED ? 2 : 0);
@@ -90,8 +91,8 @@ struct Loss : Softmax {
         return factor * (second[MASS] * log_total + second[VALUE]);
     }
 
-    __device__ __forceinline__ Real gradient(const Arguments& arguments, const Element& at) const {
+    __device__ __forceinline__ Real gradient(const Arguments& arguments, const Element& at, Real scale) const {
         Real log_y;
-        return factor * difference.of(at.e, target(arguments, at.label, log_y));
+        return factor * difference.of(at.e, target(arguments, at.label, log_y)) * scale;
     }
 };

@@ -103,16 +103,35 @@ __device__ __forceinline__ Outcome outcome(const Arguments& arguments, Real p, R
 }
 #endif
 
+// A run of which `left` elements are left; those that are not there stay as they were.
+template <typename Value>
+__device__ __forceinline__ void read_run(const Value* from, int left, Real (&to)[RUN]) {
+    if (left >= RUN) return Neighbours<RUN, 16, false, Value>::template read<Reading::LAST>(from, 1, to);
+#pragma unroll
+    for (int i = 0; i < RUN; ++i) {
+        if (i < left) to[i] = read_one<Reading::LAST>(from + i);
+    }
+}
+
+template <typename Value>
+__device__ __forceinline__ void write_run(Value* to, int left, const Real (&from)[RUN]) {
+    if (left >= RUN) return Neighbours<RUN, 16, false, Value>::write(to, 1, from);
+#pragma unroll
+    for (int i = 0; i < RUN; ++i) {
+        if (i < left) write_one(to + i, from[i]);
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) losswire_elements(const Arguments arguments) {
     const long long c = (static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x) * RUN;
     const long long count = arguments.rows;
     if (c >= count) return;
     const int left = count - c < RUN ? static_cast<int>(count - c) : RUN;
     Real z[RUN] = {}, y[RUN] = {}, weight[RUN] = {}, losses[RUN] = {}, gradients[RUN] = {};
-    read_run<16, Reading::LAST, false>(static_cast<const LOGIT*>(arguments.logits) + c, 1, left, z);
-    read_run<16, Reading::LAST, false>(static_cast<const LABEL*>(arguments.labels) + c, 1, left, y);
+    read_run(static_cast<const LOGIT*>(arguments.logits) + c, left, z);
+    read_run(static_cast<const LABEL*>(arguments.labels) + c, left, y);
     if (POS_WEIGHT) {
-        read_run<16, Reading::LAST, false>(static_cast<const Real*>(arguments.pos_weight) + c, 1, left, weight);
+        read_run(static_cast<const Real*>(arguments.pos_weight) + c, left, weight);
     }
 #pragma unroll
     for (int i = 0; i < RUN; ++i) {
@@ -125,8 +144,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) losswire_elements(const
         if (is_nan(is.loss)) is.gradient = is.loss;
         gradients[i] = (flags & NO_GRADIENT) != 0 ? Real(0) : is.gradient * static_cast<Real>(scale);
     }
-    write_run<16, false>(static_cast<Real*>(arguments.per_example) + c, 1, left, losses);
+    write_run(static_cast<Real*>(arguments.per_example) + c, left, losses);
     if (GRAD_LOGITS) {
-        write_run<16, false>(static_cast<LOGIT*>(arguments.dense) + c, 1, left, gradients);
+        write_run(static_cast<LOGIT*>(arguments.dense) + c, left, gradients);
     }
 }

@@ -1,9 +1,11 @@
-// Loss and gradient of rows of few classes: a thread per row, THREADS rows per block.
+// Loss and gradient of rows of few classes: a thread per row, which it holds in registers; THREADS rows
+// per block, all of CLASSES classes.
 //
-// The block reads its rows as they lie, 16 bytes a thread, into shared memory, where each row begins
-// an odd number of words after the one before, so that threads at the same class of their rows meet
-// in no bank. Gradients go back the same way. With STRIDED, neighbouring threads find neighbouring
-// elements anyway, and read them themselves.
+// The block moves its rows as they lie, 16 bytes a thread, to shared memory and back, where each thread
+// reads and writes its own in words as wide as every row's alignment allows. Rows whose bytes are an even
+// number of times 16 lie 16 further apart there, so that threads at the same class meet in as few banks
+// as can be. With STRIDED, neighbouring threads find neighbouring elements anyway, and move them
+// themselves.
 
 #include "tilings.cuh"
 
@@ -11,157 +13,185 @@
 
 #include "row.cuh"
 
-// Rows of a block in shared memory: values [THREADS, pitch].
-struct SharedRows {
-    Real* values;
-    int pitch;
+// Whether rows of such a tensor come and go by way of shared memory.
+constexpr bool IS_STAGED = !STRIDED;
+constexpr bool ARE_LABELS_STAGED = IS_STAGED && HAS_LABELS && !HAS_TABLE;
+constexpr bool ARE_LABEL_GRADIENTS_STAGED = GRAD_LABELS && (HAS_TABLE || IS_STAGED);
 
-    __device__ __forceinline__ Real& at(int row, int c) const { return values[row * pitch + c]; }
-};
-
-// i / classes for fewer than 128 rows of up to 64 classes, without a division.
-struct Divisor {
-    unsigned factor;
-    int classes;
-
-    explicit __device__ __forceinline__ Divisor(int count)
-        : factor(((1u << 19) + count - 1) / count), classes(count) {}
-    __device__ __forceinline__ int quotient(int i) const {
-        return static_cast<int>((static_cast<unsigned long long>(i) * factor) >> 19);
-    }
-};
-
-// Moves `count` elements, the rows of this block one after another, between tensor and shared memory.
+// Rows of a block in shared memory, each PITCH bytes after the one before.
 template <typename Value>
-__device__ __forceinline__ void read_flat(
-    const Value* from, const SharedRows& to, const Divisor& divisor, int count) {
-    constexpr int EACH = 16 / static_cast<int>(sizeof(Value));
-    for (int start = threadIdx.x * EACH; start < count; start += THREADS * EACH) {
-        Value values[EACH];
-        const bool is_whole = start + EACH <= count;
-        if (is_whole) {
-            const Pack pack = load_once(reinterpret_cast<const Pack*>(from + start));
-            memcpy(values, &pack, 16);
-        }
+struct Staged {
+    static constexpr int SIZE = static_cast<int>(sizeof(Value));
+    static constexpr int BYTES = CLASSES * SIZE;
+    static constexpr int PACKS = THREADS * BYTES / 16;
+    static constexpr int PITCH = BYTES % 32 == 0 ? BYTES + 16 : BYTES;
+    static constexpr int ALIGNMENT = word_bytes(BYTES & -BYTES, SIZE, 16);
+    static constexpr int AT_ONCE = ALIGNMENT / SIZE;
+
+    unsigned char* start;
+
+    __device__ __forceinline__ Value* row(int number) const {
+        return reinterpret_cast<Value*>(start + number * PITCH);
+    }
+    __device__ __forceinline__ Value* pack(int number) const {
+        const int gaps = PITCH == BYTES ? 0 : number / (BYTES / 16);
+        return reinterpret_cast<Value*>(start + (number + gaps) * 16);
+    }
+
+    // All of `rows` rows, from where they lie one after another.
+    __device__ __forceinline__ void bring(const Value* from, int rows) const {
+        if (rows == THREADS) {
 #pragma unroll
-        for (int i = 0; i < EACH; ++i) {
-            if (start + i >= count) continue;
-            const int row = divisor.quotient(start + i), c = start + i - row * divisor.classes;
-            to.at(row, c) = is_whole ? static_cast<Real>(Format<Value>::read(values[i]))
-                                     : read_one<Reading::LAST>(from + start + i);
+            for (int i = 0; i < PACKS; i += THREADS) {
+                const int number = i + threadIdx.x;
+                if (i + THREADS <= PACKS || number < PACKS) {
+                    copy_async_16(pack(number), reinterpret_cast<const Pack*>(from) + number);
+                }
+            }
+            copy_async_wait();
+        } else {
+            for (int i = threadIdx.x; i < rows * CLASSES; i += THREADS) row(i / CLASSES)[i % CLASSES] = from[i];
         }
     }
+
+    __device__ __forceinline__ void take(Value* to, int rows) const {
+        if (rows == THREADS) {
+#pragma unroll
+            for (int i = 0; i < PACKS; i += THREADS) {
+                const int number = i + threadIdx.x;
+                if (i + THREADS <= PACKS || number < PACKS) {
+                    store_once(reinterpret_cast<Pack*>(to) + number, *reinterpret_cast<const Pack*>(pack(number)));
+                }
+            }
+        } else {
+            for (int i = threadIdx.x; i < rows * CLASSES; i += THREADS) to[i] = row(i / CLASSES)[i % CLASSES];
+        }
+    }
+
+    // The thread's own row, between shared memory and registers.
+    __device__ __forceinline__ void read(Real* to) const {
+        using Word = typename WordOf<ALIGNMENT>::Type;
+        const Value* from = row(threadIdx.x);
+#pragma unroll
+        for (int c = 0; c < CLASSES; c += AT_ONCE) {
+            unpack<AT_ONCE, Value>(*reinterpret_cast<const Word*>(from + c), to + c);
+        }
+    }
+    __device__ __forceinline__ void write(const Real* from) const {
+        using Word = typename WordOf<ALIGNMENT>::Type;
+        Value* to = row(threadIdx.x);
+#pragma unroll
+        for (int c = 0; c < CLASSES; c += AT_ONCE) {
+            Word word;
+            ::pack<AT_ONCE, Value>(from + c, word);
+            *reinterpret_cast<Word*>(to + c) = word;
+        }
+    }
+};
+
+template <typename Value>
+__device__ __forceinline__ void read_apart(const Value* from, long long step, Real* to) {
+#pragma unroll
+    for (int c = 0; c < CLASSES; ++c) to[c] = read_one<Reading::LAST>(from + c * step);
 }
 
 template <typename Value>
-__device__ __forceinline__ void write_flat(
-    Value* to, const SharedRows& from, const Divisor& divisor, int count) {
-    constexpr int EACH = 16 / static_cast<int>(sizeof(Value));
-    for (int start = threadIdx.x * EACH; start < count; start += THREADS * EACH) {
-        Value values[EACH];
+__device__ __forceinline__ void write_apart(Value* to, long long step, const Real* from) {
 #pragma unroll
-        for (int i = 0; i < EACH; ++i) {
-            if (start + i >= count) continue;
-            const int row = divisor.quotient(start + i), c = start + i - row * divisor.classes;
-            const auto value = static_cast<typename Format<Value>::Real>(from.at(row, c));
-            values[i] = Format<Value>::write(value);
-            if (start + EACH > count) write_one(to + start + i, static_cast<Real>(value));
-        }
-        if (start + EACH <= count) {
-            Pack pack;
-            memcpy(&pack, values, 16);
-            store_once(reinterpret_cast<Pack*>(to + start), pack);
-        }
-    }
+    for (int c = 0; c < CLASSES; ++c) write_one(to + c * step, from[c]);
 }
 
-// A thread's row, and its labels, in shared memory.
-struct InShared {
+// A row of one thread.
+struct InThread {
     static constexpr bool IS_KEPT = true;
+    static constexpr bool IS_TOGETHER = false;
 
     const Arguments& arguments;
     const Row& row;
-    SharedRows logits, labels;
+    const Staged<LOGIT> logits;
+    const Staged<LabelGradient> labels;
+    Real kept[CLASSES];
+    Real label[HAS_LABELS ? CLASSES : 1] = {};
+
+    __device__ __forceinline__ InThread(
+        const Arguments& all, const Row& own, const Staged<LOGIT>& rows, const Staged<LabelGradient>& label_rows)
+        : arguments(all), row(own), logits(rows), labels(label_rows) {
+        if constexpr (IS_STAGED) {
+            logits.read(kept);
+        } else {
+            read_apart(at(static_cast<const LOGIT*>(arguments.logits), row.place, 0), row.place.step, kept);
+        }
+        if constexpr (ARE_LABELS_STAGED) {
+            labels.read(label);
+        } else if constexpr (HAS_LABELS) {
+            read_apart(at(static_cast<const LABEL*>(arguments.labels), row.labels, 0), row.labels.step, label);
+        }
+#pragma unroll
+        for (int c = 0; c < CLASSES; ++c) kept[c] = shaped(arguments, kept[c]);
+    }
+
+    __device__ __forceinline__ Real logit(int c) const {
+        if (!IS_STAGED) return read_one<Reading::LAST>(at(static_cast<const LOGIT*>(arguments.logits), row.place, c));
+        return static_cast<Real>(Format<LOGIT>::read(logits.row(threadIdx.x)[c]));
+    }
+
+    __device__ __forceinline__ Real z_at(int c) const { return shaped(arguments, logit(c)); }
 
     template <typename Visit>
     __device__ __forceinline__ void sweep(const Visit& visit) {
-        const int classes = static_cast<int>(arguments.classes);
-        for (int c = 0; c < classes; ++c) {
-            visit(c, logits.at(threadIdx.x, c), HAS_LABELS ? labels.at(threadIdx.x, c) : Real(0));
-        }
+#pragma unroll
+        for (int c = 0; c < CLASSES; ++c) visit(c, kept[c], label[HAS_LABELS ? c : 0]);
     }
 
     template <typename Gradients>
     __device__ __forceinline__ void write(const Gradients& gradients) {
-        sweep([&](int c, Real& kept, Real label) {
-            const Element element = gradients.element(c, kept, label);
-            if (GRAD_LABELS) labels.at(threadIdx.x, c) = gradients.of_label(element);
-            if (GRAD_LOGITS) {
-                kept = gradients.of_logit(element);
-                if (SOFTCAP && kept != 0) kept *= slope_at(arguments, row, c);
+        Real values[CLASSES];
+        if constexpr (GRAD_LABELS) {
+            sweep([&](int c, Real& z, Real y) { values[c] = gradients.of_label(gradients.element(c, z, y)); });
+            if constexpr (ARE_LABEL_GRADIENTS_STAGED) {
+                labels.write(values);
+            } else {
+                LabelGradient* to = at(static_cast<LabelGradient*>(arguments.grad_labels), row.label_gradient, 0);
+                write_apart(to, row.label_gradient.step, values);
             }
-        });
+        }
+        if constexpr (GRAD_LOGITS) {
+            const int own = gradients.own_class();
+            sweep([&](int c, Real& kept_of_c, Real y) {
+                values[c] = gradients.of_logit(gradients.element(c, kept_of_c, y));
+                if (Loss::HAS_AT_ID && c == own) values[c] = gradients.of_own_class();
+                if (SOFTCAP && values[c] != 0) values[c] *= slope_of_softcap(arguments, logit(c));
+            });
+            if constexpr (IS_STAGED) {
+                logits.write(values);
+            } else {
+                write_apart(at(static_cast<LOGIT*>(arguments.dense), row.place, 0), row.place.step, values);
+            }
+        }
     }
 };
 
-template <typename Value>
-__device__ __forceinline__ void read_row(
-    const Value* tensor, const Place& place, const SharedRows& to, int classes) {
-    for (int c = 0; c < classes; ++c) {
-        to.at(threadIdx.x, c) = read_one<Reading::LAST>(tensor + place.base + c * place.step);
-    }
-}
-
-template <typename Value>
-__device__ __forceinline__ void write_own_row(
-    Value* tensor, const Place& place, const SharedRows& from, int classes) {
-    for (int c = 0; c < classes; ++c) {
-        write_one(tensor + place.base + c * place.step, from.at(threadIdx.x, c));
-    }
-}
-
 extern "C" __global__ void __launch_bounds__(THREADS, 1) losswire_few(const Arguments arguments) {
-    const int classes = static_cast<int>(arguments.classes);
     const long long first = static_cast<long long>(blockIdx.x) * THREADS;
     const long long left = arguments.rows - first;
     const int rows = left < THREADS ? static_cast<int>(left) : THREADS;
-    const bool is_mine = static_cast<int>(threadIdx.x) < rows;
-    const Divisor divisor(classes);
-    const int pitch = classes | 1;
-    Real* shared = reinterpret_cast<Real*>(shared_memory());
-    const SharedRows logits{shared, pitch}, labels{shared + THREADS * pitch, pitch};
-    const Row row(arguments, is_mine ? first + threadIdx.x : first);
-    const LOGIT* from = static_cast<const LOGIT*>(arguments.logits);
-    LOGIT* to = static_cast<LOGIT*>(arguments.dense);
-    const LABEL* labels_from = static_cast<const LABEL*>(arguments.labels);
+    const Staged<LOGIT> logits{shared_memory()};
+    const Staged<LabelGradient> labels{shared_memory() + (IS_STAGED ? THREADS * Staged<LOGIT>::PITCH : 0)};
 
-    if (!STRIDED) {
-        read_flat(from + first * classes, logits, divisor, rows * classes);
-        if (HAS_LABELS && !HAS_TABLE) {
-            read_flat(labels_from + first * classes, labels, divisor, rows * classes);
-        }
+    if constexpr (IS_STAGED) logits.bring(static_cast<const LOGIT*>(arguments.logits) + first * CLASSES, rows);
+    if constexpr (ARE_LABELS_STAGED) {
+        labels.bring(static_cast<const LabelGradient*>(arguments.labels) + first * CLASSES, rows);  // which is LABEL
     }
     block_sync();
-    if (is_mine) {
-        if (STRIDED) read_row(from, row.place, logits, classes);
-        if (HAS_LABELS && (STRIDED || HAS_TABLE)) read_row(labels_from, row.labels, labels, classes);
-        for (int c = 0; c < classes; ++c) {
-            Real& z = logits.at(threadIdx.x, c);
-            z = shaped(arguments, z);
-        }
+    if (static_cast<int>(threadIdx.x) < rows) {
+        const Row row(arguments, first + threadIdx.x);
         One group;
-        InShared held{arguments, row, logits, labels};
+        InThread held(arguments, row, logits, labels);
         compute_row(arguments, row, held, group);
     }
     block_sync();
-    if (GRAD_LOGITS && !STRIDED) write_flat(to + first * classes, logits, divisor, rows * classes);
-    if (GRAD_LOGITS && STRIDED && is_mine) write_own_row(to, row.place, logits, classes);
-#if GRAD_LABELS && LABEL_TABLE
-    Real* sums = static_cast<Real*>(arguments.grad_labels);
-    write_flat(sums + first * classes, labels, divisor, rows * classes);
-#elif GRAD_LABELS
-    LABEL* labels_to = static_cast<LABEL*>(arguments.grad_labels);
-    if (STRIDED && is_mine) write_own_row(labels_to, row.place, labels, classes);
-    if (!STRIDED) write_flat(labels_to + first * classes, labels, divisor, rows * classes);
-#endif
+    if constexpr (GRAD_LOGITS && IS_STAGED) logits.take(static_cast<LOGIT*>(arguments.dense) + first * CLASSES, rows);
+    if constexpr (ARE_LABEL_GRADIENTS_STAGED) {
+        labels.take(static_cast<LabelGradient*>(arguments.grad_labels) + first * CLASSES, rows);
+    }
 }

@@ -9,19 +9,18 @@
 
 #include "softmax.cuh"
 
-struct Loss : Softmax {
+struct Loss : Softmax, AtId {
     static constexpr int PEAKS = 1;
     static constexpr bool HAS_SECOND = !IDS;
     static constexpr bool KEEPS_E = IDS;
+    static constexpr bool HAS_AT_ID = IDS;
 
-    static constexpr int AT_ID = OWN;
-    static constexpr int SUMS = OWN + (IDS ? 1 : 0);
+    static constexpr int SUMS = OWN;
     static constexpr int VALUE = 0, MASS = 1;
     static constexpr int SECOND_SUMS = 2;
 
-    Real peak, gamma, alpha, at_id;
+    Real peak, gamma, alpha;
     Difference difference;
-    int id;
 
     __device__ __forceinline__ Loss(const Arguments& arguments, long long row) {
         gamma = static_cast<Real>(arguments.gamma);
@@ -39,7 +38,6 @@ struct Loss : Softmax {
 
     __device__ __forceinline__ void add(Real* sums, const Real* peaks, const Arguments&, const Element& at) const {
         Softmax::add(sums, peaks[0], at.z, at.e);
-        if (IDS && at.c == id) sums[AT_ID] += at.z;
     }
 
     __device__ __forceinline__ void between(const Arguments&, const Real* sums, const Real* peaks) {
@@ -68,23 +66,24 @@ struct Loss : Softmax {
         sums[MASS] += f;
     }
 
-    __device__ __forceinline__ Real loss(const Arguments&, const Real* sums, const Real* second) {
+    __device__ __forceinline__ Real loss(const Arguments&, const Real*, const Real* second) {
         if (!IDS) {
             difference.prepare(*this, second[MASS]);
             return is_nan(tail) ? nan() : second[VALUE];
         }
         Real f;
-        const Real surprise = surprise_of(sums[AT_ID]);
+        const Real surprise = surprise_of(z_at_id);
         const Real share = weight(1, surprise, f);
         difference.prepare(*this, f);
-        at_id = (e_of(sums[AT_ID], peak) - 1 - tail) * difference.ratio;
+        at_id = (e_of(z_at_id, peak) - 1 - tail) * difference.ratio;
         return share * surprise;
     }
 
-    __device__ __forceinline__ Real gradient(const Arguments&, const Element& at) const {
-        if (IDS) return at.c == id ? at_id : at.e * difference.ratio;
+    // That of a class id's own class is `at_id`.
+    __device__ __forceinline__ Real gradient(const Arguments&, const Element& at, Real scale) const {
+        if (IDS) return at.e * (difference.ratio * scale);
         Real f;
         weight(at.label, surprise_of(at.z), f);
-        return difference.of(at.e, f);
+        return difference.of(at.e, f) * scale;
     }
 };

@@ -5,6 +5,8 @@
 //     Block    warps, then their results by shared memory
 //     Cluster  blocks, then their results by one another's shared memory (capability 9.0)
 //
+// After `settle` and a reduction no thread finds in memory what another writes later.
+//
 // Every thread of a group gets the same bits, and what is added in which order follows from the
 // group's size. Shared memory of a reduction alternates between two halves, so that one barrier
 // serves: nobody writes a half again before all have passed the barrier of the other one.
@@ -34,25 +36,31 @@ struct Least {
 struct One {
     static constexpr int SIZE = 1;
     __device__ __forceinline__ int rank() const { return 0; }
+    __device__ __forceinline__ void settle() {}
     template <typename Rule, int COUNT, typename Value>
     __device__ __forceinline__ void reduce(Value (&)[COUNT]) {}
 };
 
-struct Warp {
-    static constexpr int SIZE = WARP;
-    __device__ __forceinline__ int rank() const { return threadIdx.x % WARP; }
+// Neighbouring lanes of a warp.
+template <int COUNT>
+struct Lanes {
+    static constexpr int SIZE = COUNT;
+    __device__ __forceinline__ int rank() const { return threadIdx.x % COUNT; }
+    __device__ __forceinline__ void settle() { warp_sync(); }
 
-    template <typename Rule, int COUNT, typename Value>
-    __device__ __forceinline__ void reduce(Value (&values)[COUNT]) {
+    template <typename Rule, int VALUES, typename Value>
+    __device__ __forceinline__ void reduce(Value (&values)[VALUES]) {
 #pragma unroll
-        for (int distance = WARP / 2; distance > 0; distance /= 2) {
+        for (int distance = COUNT / 2; distance > 0; distance /= 2) {
 #pragma unroll
-            for (int i = 0; i < COUNT; ++i) {
+            for (int i = 0; i < VALUES; ++i) {
                 values[i] = Rule::of(values[i], warp_shuffle_xor(values[i], distance));
             }
         }
     }
 };
+
+using Warp = Lanes<WARP>;
 
 // Shared memory that a group of warps needs, by warps of one block.
 template <int IN_BLOCK, int PARTS>
@@ -76,6 +84,8 @@ struct Cluster {
         return (PARTS == 1 ? 0 : static_cast<int>(cluster_rank()) * WIDTH) + threadIdx.x;
     }
 
+    __device__ __forceinline__ void settle() {}  // a reduction does, by its barriers
+
     template <typename Rule, int COUNT, typename Value>
     __device__ __forceinline__ void reduce(Value (&values)[COUNT]) {
         static_assert(COUNT <= MOST_VALUES && sizeof(Value) <= sizeof(long long), "exchange");
@@ -92,13 +102,13 @@ struct Cluster {
     }
 
   private:
+    // Each warp brings together what lies in ROWS slots, a lane for each.
     template <typename Rule, int ROWS, int COUNT, typename Value>
     __device__ __forceinline__ static void collect(Value (*slots)[MOST_VALUES], Value (&values)[COUNT]) {
+        static_assert((ROWS & (ROWS - 1)) == 0 && ROWS <= WARP, "slots");
 #pragma unroll
-        for (int i = 0; i < COUNT; ++i) {
-            values[i] = slots[0][i];
-            for (int row = 1; row < ROWS; ++row) values[i] = Rule::of(values[i], slots[row][i]);
-        }
+        for (int i = 0; i < COUNT; ++i) values[i] = slots[threadIdx.x % ROWS][i];
+        Lanes<ROWS>().template reduce<Rule>(values);
     }
 
     // Each block's values lie in its first slots; some threads fetch those of all.

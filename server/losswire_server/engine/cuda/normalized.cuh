@@ -8,11 +8,12 @@
 #define LOGARITHM 0
 #endif
 
-struct Loss : Softmax {
+struct Loss : Softmax, AtId {
     static constexpr int PEAKS = 1;
     static constexpr bool HAS_SECOND = false;
     static constexpr int SECOND_SUMS = 1;
     static constexpr bool KEEPS_E = !LOGARITHM;
+    static constexpr bool HAS_AT_ID = false;
     static constexpr int SUMS = OWN;
 
     Real peak;
@@ -35,7 +36,7 @@ struct Loss : Softmax {
     static __device__ __forceinline__ void add_second(Real*, const Arguments&, const Element&) {}
     static __device__ __forceinline__ Real loss(const Arguments&, const Real*, const Real*) { return 0; }
 
-    __device__ __forceinline__ Real gradient(const Arguments&, const Element& at) const {
-        return LOGARITHM ? (at.z - peak) - log_total : p(at.e);
+    __device__ __forceinline__ Real gradient(const Arguments&, const Element& at, Real scale) const {
+        return (LOGARITHM ? (at.z - peak) - log_total : p(at.e)) * scale;
     }
 };

@@ -14,7 +14,8 @@ struct Bfloat16 {
     unsigned short bits;
 };
 
-// What a format is computed in, how it is read, written, and moved in words of its own size.
+// What a format is computed in, how it is read, written, and moved in words of its own size; those of
+// 16 bits also two in a word.
 template <typename Value>
 struct Format;
 
@@ -46,6 +47,12 @@ struct Format<Half> {
     static __device__ __forceinline__ Half write(Real value) { return {float_to_half(value)}; }
     static __device__ __forceinline__ Half from_word(Word word) { return {word}; }
     static __device__ __forceinline__ Word to_word(Half value) { return value.bits; }
+    static __device__ __forceinline__ void read_pair(unsigned pair, Real& first, Real& second) {
+        halves_to_floats(pair, first, second);
+    }
+    static __device__ __forceinline__ unsigned write_pair(Real first, Real second) {
+        return floats_to_halves(first, second);
+    }
 };
 
 template <>
@@ -56,6 +63,12 @@ struct Format<Bfloat16> {
     static __device__ __forceinline__ Bfloat16 write(Real v) { return {float_to_bfloat16(v)}; }
     static __device__ __forceinline__ Bfloat16 from_word(Word word) { return {word}; }
     static __device__ __forceinline__ Word to_word(Bfloat16 value) { return value.bits; }
+    static __device__ __forceinline__ void read_pair(unsigned pair, Real& first, Real& second) {
+        bfloat16s_to_floats(pair, first, second);
+    }
+    static __device__ __forceinline__ unsigned write_pair(Real first, Real second) {
+        return floats_to_bfloat16s(first, second);
+    }
 };
 
 // The type that logits of this kernel are computed in, and so losses, weights and sums.
@@ -95,7 +108,8 @@ __device__ __forceinline__ double multiply_add(double a, double b, double c) { r
 // exp(z - peak) for z <= peak; 0 for z = -inf, NaN for NaN.
 //
 // A float32 difference of 16 is off by up to 2^-20, and so would be its exponential: the part that
-// rounding took away goes back in. Half formats do without: they have no such digits to lose.
+// rounding took away goes back in. Half formats do without: they have no such digits to lose, and to
+// them an exponential below 2^-126 is 0.
 template <typename Logit>
 struct Exponential;
 
@@ -108,17 +122,17 @@ template <>
 struct Exponential<float> {
     static __device__ __forceinline__ float of(float z, float peak) {
         const float difference = z - peak;
-        if (difference < -104.0f) return 0.0f;  // less than the smallest float32
         const float z_part = difference + peak;
         const float rest = (z - z_part) - (peak - (z_part - difference));
         const float exponential = expf(difference);
-        return fmaf(exponential, rest, exponential);
+        const float whole = fmaf(exponential, rest, exponential);
+        return difference < -104.0f ? 0.0f : whole;  // less than the smallest float32
     }
 };
 
 struct ShortExponential {
     static __device__ __forceinline__ float of(float z, float peak) {
-        return exp2f((z - peak) * 1.44269504f);
+        return power_of_2((z - peak) * 1.44269504f);
     }
 };
 

@@ -1,13 +1,14 @@
 // Where the elements of a row lie, and how several of them are moved at once.
 //
-// A thread moves runs of as many classes as fill 16 bytes of logits. Rows that lie one after another
-// are read in words as wide as every row's alignment allows; with STRIDED, element by element, where
-// neighbouring rows find the rest of each cache line.
+// A thread has runs of as many classes as fill 16 bytes of logits. Rows that lie one after another
+// are read in words as wide as every row's alignment allows, each beside that of the next thread; with
+// STRIDED, element by element, where neighbouring rows find the rest of each cache line.
 
 #pragma once
 
 #include "arguments.cuh"
 #include "numbers.cuh"
+#include "options.cuh"
 
 #if LABEL_TABLE
 constexpr bool HAS_TABLE = true;
@@ -87,6 +88,20 @@ __device__ constexpr int word_bytes(int alignment, int least, int most) {
     return alignment < least ? least : (alignment < most ? alignment : most);
 }
 
+// Neighbours of a row that are moved as one.
+constexpr int EACH = word_bytes(LOGIT_ALIGNMENT, sizeof(LOGIT), 16) / static_cast<int>(sizeof(LOGIT));
+
+// Classes of a thread of SIZE that share a row, less its first: the words of all lie side by side, those
+// of a run in turn, so that every read of a warp is of whole lines.
+template <int SIZE>
+struct Share {
+    static constexpr int ROUND = SIZE * RUN;  // from one run of a thread to its next
+
+    static __device__ __forceinline__ constexpr int offset(int run, int i) {
+        return run * ROUND + i / EACH * (SIZE * EACH) + i % EACH;
+    }
+};
+
 // Whether a second read follows, which the cache should still have then.
 enum class Reading { LAST, FIRST_OF_TWO };
 
@@ -109,68 +124,71 @@ __device__ __forceinline__ void write_one(Value* to, Real value) {
     store_once(reinterpret_cast<Word*>(to), Format<Value>::to_word(rounded));
 }
 
-// A run that the row has all of, in words of ALIGNMENT bytes at most.
-template <int ALIGNMENT, Reading READING, typename Value>
-__device__ __forceinline__ void read_whole(const Value* from, Real (&to)[RUN]) {
-    constexpr int BYTES = RUN * static_cast<int>(sizeof(Value));
-    constexpr int STEP = word_bytes(ALIGNMENT, sizeof(Value), BYTES);
-    constexpr int EACH = STEP / static_cast<int>(sizeof(Value));
-    using Word = typename WordOf<STEP>::Type;
+// Two numbers of 16 bits in 32, or one number of any size.
+template <typename Value, int COUNT>
+constexpr bool ARE_PAIRS = sizeof(Value) == 2 && COUNT % 2 == 0;
+
+template <int COUNT, typename Value, typename Word>
+__device__ __forceinline__ void unpack(const Word& word, Real* to) {
+    if constexpr (ARE_PAIRS<Value, COUNT>) {
+        unsigned pairs[COUNT / 2];
+        memcpy(pairs, &word, sizeof word);
 #pragma unroll
-    for (int i = 0; i < RUN / EACH; ++i) {
-        const Word word = load<READING>(reinterpret_cast<const Word*>(from) + i);
-        Value values[EACH];
-        memcpy(values, &word, STEP);
-#pragma unroll
-        for (int j = 0; j < EACH; ++j) {
-            to[i * EACH + j] = static_cast<Real>(Format<Value>::read(values[j]));
+        for (int i = 0; i < COUNT / 2; ++i) {
+            typename Format<Value>::Real first, second;
+            Format<Value>::read_pair(pairs[i], first, second);
+            to[2 * i] = static_cast<Real>(first);
+            to[2 * i + 1] = static_cast<Real>(second);
         }
+    } else {
+        Value values[COUNT];
+        memcpy(values, &word, sizeof word);
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) to[i] = static_cast<Real>(Format<Value>::read(values[i]));
     }
 }
 
-template <int ALIGNMENT, typename Value>
-__device__ __forceinline__ void write_whole(Value* to, const Real (&from)[RUN]) {
-    constexpr int BYTES = RUN * static_cast<int>(sizeof(Value));
-    constexpr int STEP = word_bytes(ALIGNMENT, sizeof(Value), BYTES);
-    constexpr int EACH = STEP / static_cast<int>(sizeof(Value));
-    using Word = typename WordOf<STEP>::Type;
+template <int COUNT, typename Value, typename Word>
+__device__ __forceinline__ void pack(const Real* from, Word& word) {
     using Own = typename Format<Value>::Real;
+    if constexpr (ARE_PAIRS<Value, COUNT>) {
+        unsigned pairs[COUNT / 2];
 #pragma unroll
-    for (int i = 0; i < RUN / EACH; ++i) {
-        Value values[EACH];
-#pragma unroll
-        for (int j = 0; j < EACH; ++j) {
-            values[j] = Format<Value>::write(static_cast<Own>(from[i * EACH + j]));
+        for (int i = 0; i < COUNT / 2; ++i) {
+            pairs[i] = Format<Value>::write_pair(
+                static_cast<Own>(from[2 * i]), static_cast<Own>(from[2 * i + 1]));
         }
-        Word word;
-        memcpy(&word, values, STEP);
-        store_once(reinterpret_cast<Word*>(to) + i, word);
+        memcpy(&word, pairs, sizeof word);
+    } else {
+        Value values[COUNT];
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) values[i] = Format<Value>::write(static_cast<Own>(from[i]));
+        memcpy(&word, values, sizeof word);
     }
 }
 
-// A run of a row, of whose classes `left` are left from its first; others stay as they were.
-template <int ALIGNMENT, Reading READING, bool IS_STRIDED, typename Value>
-__device__ __forceinline__ void read_run(
-    const Value* from, [[maybe_unused]] long long step, int left, Real (&to)[RUN]) {
-    if (!IS_STRIDED && left >= RUN) {
-        read_whole<ALIGNMENT, READING>(from, to);
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < RUN; ++i) {
-        if (i < left) to[i] = read_one<READING>(from + (IS_STRIDED ? i * step : i));
-    }
-}
+// How COUNT neighbours are moved: in words as wide as ALIGNMENT allows, or, with IS_APART, one by one.
+template <int COUNT, int ALIGNMENT, bool IS_APART, typename Value>
+struct Neighbours {
+    static constexpr int SIZE = static_cast<int>(sizeof(Value));
+    static constexpr int EACH = IS_APART ? 1 : word_bytes(ALIGNMENT, SIZE, COUNT * SIZE) / SIZE;
+    using Word = typename WordOf<EACH * SIZE>::Type;
 
-template <int ALIGNMENT, bool IS_STRIDED, typename Value>
-__device__ __forceinline__ void write_run(
-    Value* to, [[maybe_unused]] long long step, int left, const Real (&from)[RUN]) {
-    if (!IS_STRIDED && left >= RUN) {
-        write_whole<ALIGNMENT>(to, from);
-        return;
-    }
+    template <Reading READING>
+    static __device__ __forceinline__ void read(const Value* from, [[maybe_unused]] long long step, Real* to) {
 #pragma unroll
-    for (int i = 0; i < RUN; ++i) {
-        if (i < left) write_one(to + (IS_STRIDED ? i * step : i), from[i]);
+        for (int i = 0; i < COUNT; i += EACH) {
+            const Value* word = from + (IS_APART ? i * step : i);
+            unpack<EACH, Value>(load<READING>(reinterpret_cast<const Word*>(word)), to + i);
+        }
     }
-}
+
+    static __device__ __forceinline__ void write(Value* to, [[maybe_unused]] long long step, const Real* from) {
+#pragma unroll
+        for (int i = 0; i < COUNT; i += EACH) {
+            Word word;
+            pack<EACH, Value>(from + i, word);
+            store_once(reinterpret_cast<Word*>(to + (IS_APART ? i * step : i)), word);
+        }
+    }
+};

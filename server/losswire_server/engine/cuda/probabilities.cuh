@@ -12,15 +12,15 @@
 
 #include "softmax.cuh"
 
-struct Loss {
+struct Loss : AtId {
     static constexpr int PEAKS = 0;
     static constexpr bool HAS_SECOND = true;
     static constexpr bool KEEPS_E = false;
+    static constexpr bool HAS_AT_ID = false;
     static constexpr int TOTAL = 0, SUMS = 1;
     static constexpr int VALUE = 0, MEAN = 1, SECOND_SUMS = 2;
 
     Real hard, soft, epsilon, most, log_least, log_most, part, mean;  // part is 1 / total
-    int id;
 
     __device__ __forceinline__ Loss(const Arguments& arguments, long long row) {
         const double smoothing = LABEL_SMOOTHING ? arguments.label_smoothing : 0.0;
@@ -81,10 +81,10 @@ struct Loss {
         return second[VALUE];
     }
 
-    __device__ __forceinline__ Real gradient(const Arguments&, const Element& at) const {
-        if (CLIP_FIRST && is_outside(at.z)) return 0;
+    __device__ __forceinline__ Real gradient(const Arguments&, const Element& at, Real scale) const {
+        if (CLIP_FIRST && is_outside(at.z)) return 0 * scale;
         Real n, g;
         log_of(at.z, label(at), n, g);
-        return (mean - g) * part;
+        return (mean - g) * part * scale;
     }
 };

@@ -31,7 +31,7 @@ struct Argmax {
 };
 
 // What becomes of each element once the sums are known.
-template <bool IS_E_KEPT>
+template <bool IS_E_KEPT, bool MAY_BE_BLANK>
 struct Gradients {
     const Arguments& arguments;
     const Loss& loss;
@@ -46,15 +46,31 @@ struct Gradients {
         return {c, kept, e, label};
     }
     __device__ __forceinline__ Real of_logit(const Element& at) const {
-        return is_blank ? Real(0) : loss.gradient(arguments, at) * scale;
+        const Real gradient = loss.gradient(arguments, at, scale);
+        return MAY_BE_BLANK && is_blank ? Real(0) : gradient;
+    }
+    // The class whose gradient is another, if there is one.
+    __device__ __forceinline__ int own_class() const { return Loss::HAS_AT_ID ? loss.id : -1; }
+    __device__ __forceinline__ Real of_own_class() const {
+        return MAY_BE_BLANK && is_blank ? Real(0) : loss.at_id * scale;
     }
     __device__ __forceinline__ Real of_label([[maybe_unused]] const Element& at) const {
 #if GRAD_LABELS
-        return is_blank ? Real(0) : loss.label_gradient(arguments, at) * label_scale;
+        const Real gradient = loss.label_gradient(arguments, at) * label_scale;
+        return MAY_BE_BLANK && is_blank ? Real(0) : gradient;
 #else
         return 0;
 #endif
     }
+};
+
+// Those of a row that is to have none.
+struct NoGradients {
+    __device__ __forceinline__ Element element(int c, Real, Real) const { return {c, 0, 0, 0}; }
+    __device__ __forceinline__ Real of_logit(const Element&) const { return 0; }
+    __device__ __forceinline__ int own_class() const { return -1; }
+    __device__ __forceinline__ Real of_own_class() const { return 0; }
+    __device__ __forceinline__ Real of_label(const Element&) const { return 0; }
 };
 
 // The sums of a row that is held: its peaks first, which nothing then exceeds.
@@ -92,17 +108,20 @@ template <typename Held, typename Group>
 __device__ __forceinline__ void sum_passing(
     const Arguments& arguments, const Loss& loss, Held& held, Group& group, Real* sums,
     Real (&peaks)[PEAK_COUNT]) {
-    held.sweep([&](int c, Real& z, Real label) {
-        Element element{c, z, 0, label};
+    held.template each_part<Reading::FIRST_OF_TWO>([&](auto& part) {
         if (Loss::PEAKS) {
             Real higher[PEAK_COUNT];
 #pragma unroll
             for (int i = 0; i < PEAK_COUNT; ++i) higher[i] = peaks[i];
-            loss.look(higher, arguments, element);
+            part.sweep([&](int c, Real& z, Real label) {
+                loss.look(higher, arguments, Element{c, z, 0, label});
+            });
             raise_to(loss, sums, peaks, higher);
-            element.e = Exponential<LOGIT>::of(z, peaks[0]);
         }
-        loss.add(sums, peaks, arguments, element);
+        part.sweep([&](int c, Real& z, Real label) {
+            const Real e = Loss::PEAKS ? Exponential<LOGIT>::of(z, peaks[0]) : Real(0);
+            loss.add(sums, peaks, arguments, Element{c, z, e, label});
+        });
     });
     if (Loss::PEAKS) {
         Real highest[PEAK_COUNT];
@@ -130,6 +149,8 @@ __device__ __forceinline__ void compute_row(
 #if IDS
     is_fault = loss.id < 0 || loss.id >= arguments.classes;
     if (is_fault) loss.id = 0;  // so that nothing is read elsewhere; the row becomes NaN
+    loss.z_at_id = held.z_at(loss.id);
+    group.settle();  // gradients may be written where logits are
 #endif
 
     Real peaks[PEAK_COUNT], sums[Loss::SUMS], second[Loss::SECOND_SUMS];
@@ -137,7 +158,7 @@ __device__ __forceinline__ void compute_row(
     for (Real& sum : sums) sum = 0;
     for (Real& sum : second) sum = 0;
 
-    if (Held::IS_KEPT) {
+    if constexpr (Held::IS_KEPT) {
         sum_held(arguments, loss, held, group, sums, peaks);
     } else {
         sum_passing(arguments, loss, held, group, sums, peaks);
@@ -170,13 +191,19 @@ __device__ __forceinline__ void compute_row(
         arguments.argmax[row.number] = largest;
 #endif
     }
-    if (GRAD_LOGITS || GRAD_LABELS) {
+    if ((GRAD_LOGITS || GRAD_LABELS) && (row.is_there || Held::IS_TOGETHER)) {
         double scale = arguments.scale ? arguments.scale[row.number] : arguments.scale_of_all;
         if (is_fault || is_nan(value)) scale = static_cast<double>(nan());  // all of the row
         const Real label_scale = static_cast<Real>(scale);
         if (TEMPERATURE) scale /= arguments.temperature;
         const Real logit_scale = static_cast<Real>(scale);
-        held.write(Gradients<Held::IS_KEPT && Loss::KEEPS_E && !ARGMAX>{
-            arguments, loss, peaks, logit_scale, label_scale, (flags & NO_GRADIENT) != 0});
+        const bool is_blank = (flags & NO_GRADIENT) != 0;
+        constexpr bool IS_E_KEPT = Held::IS_KEPT && Loss::KEEPS_E && !ARGMAX;
+        if (!Held::IS_TOGETHER && is_blank) {
+            held.write(NoGradients{});
+        } else {
+            held.write(Gradients<IS_E_KEPT, Held::IS_TOGETHER>{
+                arguments, loss, peaks, logit_scale, label_scale, is_blank});
+        }
     }
 }

@@ -21,6 +21,13 @@ struct Element {
     Real label;
 };
 
+// The class of a row whose labels are class ids: its z, and its gradient where that is not like the
+// others' (HAS_AT_ID of a loss).
+struct AtId {
+    int id = -1;
+    Real z_at_id = 0, at_id = 0;
+};
+
 // z of a logit.
 __device__ __forceinline__ Real shaped([[maybe_unused]] const Arguments& arguments, Real logit) {
 #if SOFTCAP
