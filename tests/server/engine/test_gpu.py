@@ -93,7 +93,7 @@ def assert_near_exact(request, engine, numpy_engine):
     assert_near(found, request, exact_results(request, numpy_engine))
 
 
-@pytest.mark.parametrize("classes", [7, 301, 5_000, 70_000, 300_000])
+@pytest.mark.parametrize("classes", [7, 301, 601, 5_000, 70_000, 300_000])
 @pytest.mark.parametrize("case", ROW_CASES)
 def test_losses_of_rows(case, classes, engine, numpy_engine):
     """Every loss, its options off and on, by every tiling that the device has."""
@@ -102,7 +102,7 @@ def test_losses_of_rows(case, classes, engine, numpy_engine):
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize("classes", [1, 10, 1_000, 1_001, 32_000])
+@pytest.mark.parametrize("classes", [1, 10, 64, 100, 1_000, 1_001, 1_002, 32_000, 50_257])
 def test_dtypes(dtype, classes, engine, numpy_engine):
     """Every dtype, rows aligned to 16 bytes or to one element."""
     assert_near_exact(case_of(PLAIN, (65, classes), dtype), engine, numpy_engine)
@@ -116,7 +116,7 @@ def test_losses_of_elements(case, dtype, engine, numpy_engine):
     assert_near_exact(request, engine, numpy_engine)
 
 
-@pytest.mark.parametrize("classes", [7, 301, 5_000, 70_000])
+@pytest.mark.parametrize("classes", [7, 301, 601, 5_000, 70_000])
 def test_adversarial_rows(classes, engine, numpy_engine):
     """NaN, infinities, masks and extremes stay in their rows."""
     ids = np.array([0, 1, 1, 0, 0, 2, 1, 0, 0, 0])
