@@ -14,6 +14,7 @@ from pathlib import Path
 from cuda.bindings import nvrtc
 
 from emulation.emulator import DEVICE
+from losswire_server.engine.launches import COMPILER_OPTIONS
 
 INSTRUCTION_BYTES = 16
 """Of every architecture since 7.0."""
@@ -60,7 +61,7 @@ def compile_cubin(
     """
     source = source.resolve()
     options = [
-        *(f"-arch={architecture}", "--std=c++17", "--ptxas-options=-v"),
+        *(f"-arch={architecture}", "--ptxas-options=-v", *COMPILER_OPTIONS),
         *(f"-D{name}={value}" for name, value in macros.items()),
     ]
     folders = {DEVICE, source.parent}

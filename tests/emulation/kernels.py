@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from emulation.emulator import DEVICE, EmulatedKernel, compile_kernel
+from emulation.guarded import GuardedMemory
 from losswire_proto import dtypes
 from losswire_server.engine import launches
 from losswire_server.engine.launches import Kernel
@@ -51,7 +52,7 @@ class _Memory:
 
     def __init__(self) -> None:
         self.arguments = np.zeros((), launches.ARGUMENTS)
-        self._held: list[np.ndarray] = []
+        self._held: list[np.ndarray | GuardedMemory] = []
 
     def put(self, **arrays: np.ndarray) -> None:
         """Points the arguments of these names to the arrays, which must be contiguous."""
@@ -60,12 +61,23 @@ class _Memory:
             self._held.append(array)
             self.arguments[name] = array.ctypes.data
 
+    def put_guarded(self, **arrays: np.ndarray) -> None:
+        """The same of what is only read: nobody reads beyond it, but for what 16 bytes fill."""
+        for name, array in arrays.items():
+            assert array.flags.c_contiguous
+            memory = GuardedMemory(array, name, alignment=16, writable=False)
+            self._held.append(memory)
+            self.arguments[name] = memory.address
 
-def compute(request: LossRequest, traits=HOPPER, order="forward", ids=None) -> Written:
+
+def compute(
+    request: LossRequest, traits=HOPPER, order="forward", ids=None, *, is_in_place=False
+) -> Written:
     """Launches what is planned for one request.
 
     Args:
         ids: in the place of its own, which may be anything.
+        is_in_place: gradients are written where the logits are.
     """
     logits, loss, rows = np.ascontiguousarray(request.logits), request.call.loss, request.rows
     real = dtypes.compute_dtype(logits.dtype)
@@ -77,7 +89,12 @@ def compute(request: LossRequest, traits=HOPPER, order="forward", ids=None) -> W
     extras = {name: np.full(rows, 99, real) for name in ("logsumexp", "entropy")}
     extras["argmax"] = np.full(rows, -99)
     fault = np.array([launches.NO_FAULT], np.uint64)
-    memory.put(logits=logits, dense=dense, fault=fault)
+    if is_in_place:
+        dense[...] = logits
+        memory.put(logits=dense)
+    else:
+        memory.put_guarded(logits=logits)
+    memory.put(dense=dense, fault=fault)
     memory.put(segments=np.array([(0, 0, inner)], launches.SEGMENT))
     memory.put(**{name: extras[name] for name in getattr(loss, "extras", ())})
     if request.reading != "none":
@@ -101,12 +118,13 @@ def _put_weights(memory: _Memory, request: LossRequest, real: np.dtype) -> None:
     for mask, bit in ((weighting.no_loss, launches.NO_LOSS), (weighting.no_grad, 2)):
         if mask is not None:
             flags |= np.where(mask, bit, 0).astype(np.uint8)
-    memory.put(flags=flags, weight=weighting.weight.copy(), scale=weighting.scale.copy())
+    weight, scale = weighting.weight.copy(), weighting.scale.copy()
+    memory.put_guarded(flags=flags, weight=weight, scale=scale)
     if request.class_weight is not None:
-        memory.put(class_weight=request.class_weight.astype(real))
+        memory.put_guarded(class_weight=request.class_weight.astype(real))
     if request.pos_weight is not None:
         weights = np.broadcast_to(request.pos_weight, request.logits.shape)
-        memory.put(pos_weight=np.ascontiguousarray(weights, real))
+        memory.put_guarded(pos_weight=np.ascontiguousarray(weights, real))
 
 
 def _put_labels(
@@ -117,7 +135,7 @@ def _put_labels(
         return None
     if request.reading == "ids":
         own = weigh(request).ids
-        memory.put(ids=(own if ids is None else np.asarray(ids)).astype(np.int32))
+        memory.put_guarded(ids=(own if ids is None else np.asarray(ids)).astype(np.int32))
         return None
     labels = np.ascontiguousarray(request.labels)
     grad_labels = np.full_like(labels, 99)
@@ -127,8 +145,9 @@ def _put_labels(
             np.ascontiguousarray(table.table),
             np.full((request.rows, request.classes), 99, real),
         )
-        memory.put(ids=table.index.astype(np.int32))
-    memory.put(labels=labels, grad_labels=grad_labels)
+        memory.put_guarded(ids=table.index.astype(np.int32))
+    memory.put_guarded(labels=labels)
+    memory.put(grad_labels=grad_labels)
     return grad_labels
 
 

@@ -40,9 +40,10 @@ _LONGEST_REASON: Final = 300
 
 _NO_MEMORY: Final = 2
 _NOT_READY: Final = 600
-_REFUSED: Final = frozenset({1, 3, 9, 98, 200, 209, 218, 222, 223, 500, 701})
+_REFUSED: Final = frozenset({1, 3, 9, 98, 200, 209, 218, 222, 223, 500, 701, 912})
 """cudaError_t of a kernel that cannot be loaded or started and leaves the device as it was: invalid
-values, configurations, functions and images, more registers or shared memory than there are."""
+values, configurations, functions and images, more registers, shared memory or blocks of a cluster
+than there are."""
 
 _TO_DEVICE: Final = 1
 _TO_HOST: Final = 2
@@ -225,7 +226,7 @@ class CupyDevice:
         if kernel not in self._kernels:
             # CuPy's cache on disk does not look into what a source includes.
             macros = [*kernel.macros, ("LOSSWIRE_SOURCES", f"0x{sources_digest()}")]
-            options = ["--std=c++17", f"-I{SOURCES}"]
+            options = [*COMPILER_OPTIONS, f"-I{SOURCES}"]
             options += [f"-D{name}={value}" for name, value in macros]
             source = (SOURCES / kernel.source).read_text(encoding="utf-8")
             with self._ours(refused=LaunchError):

@@ -15,6 +15,7 @@ from losswire_server.engine.device import DeviceError, DeviceLost, DeviceMemoryE
 from losswire_server.engine.pipeline import CHUNK_BYTES, Pipeline
 from losswire_server.engine.stacks import stacks
 from losswire_server.engine.staging import Registered
+from losswire_server.engine.tilings import MOST_CLASSES
 from losswire_server.engine.works import result_of, work_of
 from losswire_server.errors import DeviceFailed, Overloaded
 
@@ -93,11 +94,18 @@ class GpuEngine:
         """Computes one batch; the requests share a batch key.
 
         Raises:
-            Overloaded: a row of it finds no memory on the GPU.
+            Overloaded: a row of it finds no memory on the GPU, or has more classes than kernels
+                count.
             DeviceFailed: the GPU is lost.
         """
         if not requests:
             return []
+        classes = requests[0].classes
+        if classes > MOST_CLASSES and not requests[0].call.loss.is_elementwise:
+            message = (
+                f"logits: at most {MOST_CLASSES} classes on a GPU expected, {classes} received"
+            )
+            raise Overloaded(message, None)
         together = stacks(requests)
         works = [work_of(stack.whole) for stack in together]
         nbytes = sum(stack.whole.nbytes for stack in together)

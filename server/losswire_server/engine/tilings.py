@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 RUN_BYTES: Final = 16
 """Of logits, that a thread moves at once."""
 
+MOST_CLASSES: Final = (1 << 31) - (1 << 14)
+"""Of a row: kernels count them, and one part of a group's share beyond them, in 32 bits."""
+
 FEW_CLASSES: Final = 64
 """Classes up to which a thread has a row for itself, if it can hold it."""
 

@@ -1,11 +1,14 @@
 """The GPU engine on a real GPU, beside the NumPy engine."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from batches import KINDS, Common, bits, placed, request_of
 from kernel_cases import (
     ELEMENT_CASES,
+    EVERYTHING,
     FLOATS,
     PLAIN,
     ROW_CASES,
@@ -20,7 +23,7 @@ from losswire_proto.losses import LossCall
 from losswire_server.engine.cupy_engine import find_gpus
 from losswire_server.engine.numpy_engine import NumpyEngine
 from losswire_server.engine.selection import EngineSettings, choose_engine
-from losswire_server.requests import LossRequest
+from losswire_server.requests import UNKNOWN, LossRequest
 
 pytestmark = pytest.mark.gpu
 SHAPES = [((5000,), 1), ((3, 700), 1), ((3, 700), 2), ((700,), 0), ((1,), 1)]
@@ -108,6 +111,31 @@ def test_dtypes(dtype, classes, engine, numpy_engine):
     assert_near_exact(case_of(PLAIN, (65, classes), dtype), engine, numpy_engine)
 
 
+@pytest.mark.parametrize("labels", ["ids", "distribution"])
+@pytest.mark.parametrize("classes", [3, 8, 10, 32, 64])
+def test_whole_blocks_of_few_classes(classes, labels, engine, numpy_engine):
+    """Rows that lie apart in shared memory and rows that do not, in full blocks and the last."""
+    assert_near_exact(case_of(PLAIN, (300, classes), labels=labels), engine, numpy_engine)
+
+
+@pytest.mark.parametrize("labels", ["ids", "distribution"])
+@pytest.mark.parametrize("classes", [7, 301, 601, 2_500, 70_000])
+def test_the_class_axis_changes_no_bit(classes, labels, engine):
+    """A row has the same bits wherever its classes lie."""
+    last = case_of(EVERYTHING, (11, classes), labels=labels, has_class_weight=True)
+    first = replace(
+        last,
+        call=replace(last.call, axis=0),
+        logits=np.ascontiguousarray(last.logits.T),
+        labels=np.ascontiguousarray(last.labels.T),
+        axis=0,
+        form=UNKNOWN,
+    )
+    a, b = engine.compute([last])[0], engine.compute([first])[0]
+    assert a.per_example.tobytes() == b.per_example.tobytes()
+    assert a.grad_logits.tobytes() == np.ascontiguousarray(b.grad_logits.T).tobytes()
+
+
 @pytest.mark.parametrize("case", ELEMENT_CASES)
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_losses_of_elements(case, dtype, engine, numpy_engine):
@@ -116,7 +144,7 @@ def test_losses_of_elements(case, dtype, engine, numpy_engine):
     assert_near_exact(request, engine, numpy_engine)
 
 
-@pytest.mark.parametrize("classes", [7, 301, 601, 5_000, 70_000])
+@pytest.mark.parametrize("classes", [7, 301, 601, 5_000, 70_000, 300_000])
 def test_adversarial_rows(classes, engine, numpy_engine):
     """NaN, infinities, masks and extremes stay in their rows."""
     ids = np.array([0, 1, 1, 0, 0, 2, 1, 0, 0, 0])

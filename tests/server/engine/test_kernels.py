@@ -142,6 +142,40 @@ def test_sequences(numpy_engine):
     assert_same(replace(request, sample_weight=weights), numpy_engine)
 
 
+@pytest.mark.parametrize("tiling", TILINGS)
+def test_gradients_take_the_logits_place(tiling):
+    """Softcap's slopes, too, are of what was there before; classes together or apart."""
+    classes, traits = TILINGS[tiling]
+    for shape, axis in ([(3, classes), 1], [(classes, 3), 0]):
+        request = request_of(EVERYTHING, shape, axis=axis, has_class_weight=True)
+        aside = compute(request, traits)
+        for order in ("forward", "reverse"):
+            in_place = compute(request, traits, order, is_in_place=True)
+            assert in_place.dense.tobytes() == aside.dense.tobytes()
+            assert in_place.per_example.tobytes() == aside.per_example.tobytes()
+
+
+@pytest.mark.parametrize("target_is_logits", [False, True])
+def test_a_softened_target_begins_late(target_is_logits, numpy_engine):
+    """Two peaks are found at different places of a row that goes by, or one of them nowhere yet."""
+    loss = KlDivergence(temperature=2.0, target_is_logits=target_is_logits)
+    nothing = -np.inf if target_is_logits else 0
+    request = request_of(loss, (3, 20_000), labels="distribution")
+    request.labels[0, :10_000] = request.labels[1, 9_000:] = nothing
+    request.logits[2, :9_000] = -np.inf
+    request.labels[2, :9_000] = nothing
+    assert_same(request, numpy_engine, TURING)
+
+
+def test_the_entropy_of_a_masked_row_that_goes_by(numpy_engine):
+    """Masks as low as numbers reach are below a later peak by more than that."""
+    loss = SoftmaxCrossEntropy(extras=("entropy",))
+    request = request_of(loss, (2, 20_000))
+    request.logits[:, :19_000] = np.finfo(np.float32).min
+    request.labels[:] = 19_500
+    assert_same(request, numpy_engine, TURING)
+
+
 @pytest.mark.parametrize("labels", ["ids", "distribution"])
 @pytest.mark.parametrize(("shape", "axis"), [((3, 7, 5), 1), ((100, 6), 0), ((2, 2_500, 3), 1)])
 def test_class_axis_anywhere(shape, axis, labels, numpy_engine):

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 import fake_kernels
 from batches import bits, request_of
 from fake_device import FakeDevice
+from losswire_proto.losses import LossCall
 from losswire_server.engine.device import DeviceLost, DeviceMemoryError, LaunchError
 from losswire_server.engine.pipeline import SLOTS
 from losswire_server.errors import DeviceFailed, Overloaded
+from losswire_server.requests import LossRequest
 from pipelines import FLOATS32, alone, fake, rows_of, running
 
 OPERATIONS = ("allocate", "pin", "upload", "download", "launch", "record", "wait", "is_reached",
@@ -41,6 +43,17 @@ def test_a_row_beyond_the_budget_is_refused():
     message = r"51\d+ bytes are needed.*1024 are allowed.*gpu_memory"
     with running(fake(), budget=SLOTS << 10) as engine, pytest.raises(Overloaded, match=message):
         engine.compute([request])
+
+
+def test_more_classes_than_kernels_count_are_refused():
+    """Before anything of them is looked at; what comes after is computed."""
+    logits = np.broadcast_to(np.float16(0), (1, 1 << 31))
+    endless = LossRequest(LossCall(grad_logits=True), logits, 1, np.zeros(1, np.int64), "ids")
+    request = rows_of(9)
+    with running(fake()) as engine:
+        with pytest.raises(Overloaded, match=r"at most 2147467264 classes .* 2147483648 received"):
+            engine.compute([endless])
+        assert bits(engine.compute([request])[0]) == alone(request)
 
 
 def test_a_launch_that_fails_is_an_engine_fault():

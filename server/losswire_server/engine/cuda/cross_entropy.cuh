@@ -58,9 +58,10 @@ struct Loss : Softmax, AtId {
     __device__ __forceinline__ void raise(Real* sums, const Real* from, const Real* to) const {
         const Real step = rise(from[0], to[0]);
         if (IS_SPREAD) sums[CROSS] += sums[MASS] == 0 ? Real(0) : sums[MASS] * step;
-        if (ENTROPY) sums[DOT] -= step * (sums[BELOW] + sums[COUNT]);
+        [[maybe_unused]] const Real before = sums[BELOW] + sums[COUNT];
         const Real factor = Softmax::raise(sums, from[0], to[0]);
-        if (ENTROPY) sums[DOT] *= factor;
+        // what is nothing beside the new peak may have been further below it than numbers reach
+        if (ENTROPY) sums[DOT] = factor == 0 ? Real(0) : (sums[DOT] - step * before) * factor;
     }
 
     __device__ __forceinline__ void add(Real* sums, const Real* peaks, const Arguments&, const Element& at) const {

@@ -42,8 +42,10 @@ struct Loss : Softmax, AtId {
     }
 
     static __device__ __forceinline__ void raise(Real* sums, const Real* from, const Real* to) {
-        Softmax::raise(sums, from[0], to[0]);
-        if (IS_SOFTENED) Softmax::raise(sums + TEACHER, from[PEAKS - 1], to[PEAKS - 1]);
+        if (to[0] > from[0]) Softmax::raise(sums, from[0], to[0]);
+        if (IS_SOFTENED && to[PEAKS - 1] > from[PEAKS - 1]) {
+            Softmax::raise(sums + TEACHER, from[PEAKS - 1], to[PEAKS - 1]);
+        }
     }
 
     __device__ __forceinline__ void add(Real* sums, const Real* peaks, const Arguments& arguments, const Element& at) const {

@@ -38,7 +38,7 @@ struct Staged {
         return reinterpret_cast<Value*>(start + (number + gaps) * 16);
     }
 
-    // All of `rows` rows, from where they lie one after another.
+    // All of `rows` rows, from where they lie one after another; there after `copy_async_wait`.
     __device__ __forceinline__ void bring(const Value* from, int rows) const {
         if (rows == THREADS) {
 #pragma unroll
@@ -48,7 +48,6 @@ struct Staged {
                     copy_async_16(pack(number), reinterpret_cast<const Pack*>(from) + number);
                 }
             }
-            copy_async_wait();
         } else {
             for (int i = threadIdx.x; i < rows * CLASSES; i += THREADS) row(i / CLASSES)[i % CLASSES] = from[i];
         }
@@ -182,6 +181,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) losswire_few(const Argu
     if constexpr (ARE_LABELS_STAGED) {
         labels.bring(static_cast<const LabelGradient*>(arguments.labels) + first * CLASSES, rows);  // which is LABEL
     }
+    copy_async_wait();
     block_sync();
     if (static_cast<int>(threadIdx.x) < rows) {
         const Row row(arguments, first + threadIdx.x);

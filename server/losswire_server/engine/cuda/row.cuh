@@ -108,7 +108,8 @@ template <typename Held, typename Group>
 __device__ __forceinline__ void sum_passing(
     const Arguments& arguments, const Loss& loss, Held& held, Group& group, Real* sums,
     Real (&peaks)[PEAK_COUNT]) {
-    held.template each_part<Reading::FIRST_OF_TWO>([&](auto& part) {
+    constexpr bool IS_READ_AGAIN = Loss::HAS_SECOND || HAS_GRADIENTS;
+    held.template each_part<IS_READ_AGAIN ? Reading::FIRST_OF_TWO : Reading::LAST>([&](auto& part) {
         if (Loss::PEAKS) {
             Real higher[PEAK_COUNT];
 #pragma unroll
@@ -191,7 +192,7 @@ __device__ __forceinline__ void compute_row(
         arguments.argmax[row.number] = largest;
 #endif
     }
-    if ((GRAD_LOGITS || GRAD_LABELS) && (row.is_there || Held::IS_TOGETHER)) {
+    if (HAS_GRADIENTS && (row.is_there || Held::IS_TOGETHER)) {
         double scale = arguments.scale ? arguments.scale[row.number] : arguments.scale_of_all;
         if (is_fault || is_nan(value)) scale = static_cast<double>(nan());  // all of the row
         const Real label_scale = static_cast<Real>(scale);

@@ -33,6 +33,7 @@ struct Row {
 };
 
 constexpr bool HAS_LABELS = LABELS && !IDS;
+constexpr bool HAS_GRADIENTS = GRAD_LOGITS || GRAD_LABELS;
 constexpr bool IS_LABEL_STRIDED = STRIDED && !HAS_TABLE;
 
 // Where class c of a row is.
@@ -138,7 +139,7 @@ struct InRegisters {
 
     __device__ __forceinline__ InRegisters(const Arguments& all, const Row& which, const Group& group)
         : InRegisters(all, which, group.rank() * EACH) {
-        read<SOFTCAP ? Reading::FIRST_OF_TWO : Reading::LAST, Reading::LAST>();
+        read<SOFTCAP && HAS_GRADIENTS ? Reading::FIRST_OF_TWO : Reading::LAST, Reading::LAST>();
     }
 
     __device__ __forceinline__ Real z_at(int c) const { return ::z_at(arguments, row, c); }
@@ -187,7 +188,9 @@ struct InRegisters {
                 Real values[GRAIN];
 #pragma unroll
                 for (int i = 0; i < GRAIN; ++i) {
-                    const int c = first + Own::offset(k, grain + i);
+                    // What a row lacks of a grain is computed too: of class 0, whose weight is there.
+                    const bool is_absent = IS_TOGETHER && !has(k, grain + i);
+                    const int c = is_absent ? 0 : first + Own::offset(k, grain + i);
                     elements[i] = gradients.element(c, kept[k][grain + i], label[HAS_LABELS ? k : 0][grain + i]);
                 }
                 if (GRAD_LABELS) {
