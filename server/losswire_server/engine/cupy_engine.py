@@ -24,6 +24,7 @@ from losswire_server.engine.device import (
     Pinned,
 )
 from losswire_server.engine.known_kernels import SOURCES, sources_digest
+from losswire_server.engine.launches import COMPILER_OPTIONS
 from losswire_server.engine.tilings import Traits
 
 if TYPE_CHECKING:

@@ -60,8 +60,8 @@ SHARED_BYTES: Final = 48 << 10
 """Of a block, on every device and without asking for more."""
 
 COMPILER_OPTIONS: Final = ("--std=c++17", "--fmad=false")
-"""Of every kernel. A product that a sum may swallow unrounded would be another number from kernel to
-kernel: the same row's bits would depend on where its classes lie."""
+"""Of every kernel. A product that a sum may swallow unrounded would be another number from one
+kernel to the next: a row's bits would depend on where its classes lie."""
 
 _WARP: Final = 32
 _ELEMENT_THREADS: Final = 256
