@@ -136,6 +136,7 @@ def test_a_launch(cupy):
     assert cupy.kernels[0].max_dynamic_shared_size_bytes == 50 << 10
     assert '-DLOSS="cross_entropy.cuh"' in cupy.options
     assert "--std=c++17" in cupy.options
+    assert "--fmad=false" in cupy.options
     assert any(option.startswith("-DLOSSWIRE_SOURCES=0x") for option in cupy.options)
 
 
