@@ -296,11 +296,12 @@ __device__ __forceinline__ unsigned floats_to_bfloat16s(float first, float secon
 
 // The same number, as one that the compiler knows nothing of: what was worked out from it before is worked out
 // again, and needs no register in between.
-__device__ __forceinline__ int anew(int value) {
-    asm volatile("" : "+r"(value));
+__device__ __forceinline__ long long anew(long long value) {
+    asm volatile("" : "+l"(value));
     return value;
 }
-__device__ __forceinline__ long long anew(long long value) {
+template <typename Value>
+__device__ __forceinline__ Value* anew(Value* value) {
     asm volatile("" : "+l"(value));
     return value;
 }

@@ -91,13 +91,13 @@ struct Staged {
 template <typename Value>
 __device__ __forceinline__ void read_apart(const Value* from, long long step, Real* to) {
 #pragma unroll
-    for (int c = 0; c < CLASSES; ++c) to[c] = read_one<Reading::LAST>(from + c * step);
+    for (int c = 0; c < CLASSES; ++c, from = anew(from + step)) to[c] = read_one<Reading::LAST>(from);
 }
 
 template <typename Value>
 __device__ __forceinline__ void write_apart(Value* to, long long step, const Real* from) {
 #pragma unroll
-    for (int c = 0; c < CLASSES; ++c) write_one(to + c * step, from[c]);
+    for (int c = 0; c < CLASSES; ++c, to = anew(to + step)) write_one(to, from[c]);
 }
 
 // A row of one thread.
