@@ -35,11 +35,13 @@ def softmax_cross_entropy(operands: Operands) -> RowResults:
     loss = operands.loss if isinstance(operands.loss, SoftmaxCrossEntropy) else _PLAIN
     z, by_cap = _capped(operands, loss)
     exp = operands.scratch()
-    is_shifted_kept = operands.ids is None or "entropy" in loss.extras
+    is_shifted = operands.ids is None
+    is_kept = is_shifted or "entropy" in loss.extras
     spread = _Spread(operands) if operands.ids is not None and loss.label_smoothing else None
     look = None if spread is None else spread.look
-    tile = softmax_tile(z, operands.buffer() if is_shifted_kept else exp, exp, look)
-    extras = _extras(tile, loss, operands)
+    shifted = operands.buffer() if is_kept else exp
+    tile = softmax_tile(z, shifted, exp, look, is_shifted=is_shifted)
+    extras = _extras(tile, loss, operands) if loss.extras else {}
     if operands.ids is not None:
         losses = _with_ids(tile, z, operands.ids, loss, operands, spread)
     else:
@@ -80,10 +82,9 @@ def _extras(tile: SoftmaxTile, loss: SoftmaxCrossEntropy, operands: Operands) ->
     if "logsumexp" in loss.extras:
         extras["logsumexp"] = tile.top + tile.log_total
     if "argmax" in loss.extras:
-        extras["argmax"] = tile.peak
+        extras["argmax"] = tile.places.classes
     if "entropy" in loss.extras:
-        dot = weighted_sums(tile.exp, tile.shifted, operands.buffer())
-        extras["entropy"] = tile.log_total - dot / tile.total
+        extras["entropy"] = tile.entropy(operands.buffer())
     return extras
 
 
@@ -122,7 +123,7 @@ def _with_ids(
     weights, smoothing = operands.class_weight, loss.label_smoothing
     soft = smoothing / z.shape[1]
     log_total = tile.log_total
-    at_ids = Places(ids, z.shape)
+    at_ids = Places(ids, z.shape, tile.places)
     losses: Float64s = tile.top - at_ids.of(z)
     losses += log_total
     # w_y and (1-a) * w_y; what is 1 for all rows is not multiplied by

@@ -86,8 +86,8 @@ def focal(operands: Operands) -> RowResults:
 def _focal_of_ids(operands: Operands, ids: Int64s, gamma: float, alpha: float) -> RowResults:
     """What is left where one class has all of y: a few values for each row."""
     z, exp = operands.logits, operands.scratch()
-    tile = softmax_tile(z, exp, exp)
-    at_ids = Places(ids, z.shape)
+    tile = softmax_tile(z, exp, exp, is_shifted=False)
+    at_ids = Places(ids, z.shape, tile.places)
     surprise = tile.log_total + (tile.top - at_ids.of(z))
     u = -np.expm1(-surprise)
     weight = alpha * u**gamma

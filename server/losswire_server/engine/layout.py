@@ -21,8 +21,16 @@ FEW_CLASSES: Final = 64
 """Up to so many classes lie one by one. Where rows lie one by one, each operation along a row costs
 some 30 ns beside its elements."""
 
-_STRETCH: Final = 1024
-"""Classes that are summed in the compute dtype; the sums of stretches are added up in float64."""
+_FEW_TERMS: Final = 12
+"""Terms of a row that are added up in the compute dtype, where each class lies by itself; their
+sums are added up in float64. Roundings of many equal small terms beside a large one go one way."""
+
+_STRETCH: Final = 128
+"""The same where rows lie one by one: `einsum` has four sums or more of a stretch side by side, and
+adds to each of them four terms at once."""
+
+_WEIGHTED_STRETCH: Final = 64
+"""The same of products, which it adds to its sums one by one."""
 
 _SMALL: Final = 1 << 11
 """Elements up to which one call that goes row by row is faster than several that do not."""
@@ -44,44 +52,52 @@ def shaped(memory: Array, rows: int, classes: int) -> Array:
 
 
 class Places:
-    """One class of each row, as places in memory."""
+    """One class of each row, as places in memory.
 
-    def __init__(self, classes: Int64s, shape: tuple[int, ...]) -> None:
-        self._classes = classes
-        self._rows = np.arange(shape[0])
-        if is_by_class(shape[1]):
-            self._flat = classes * shape[0] + self._rows
+    Attributes:
+        classes: that they are of.
+        rows: 0, 1, ….
+        firsts: where in memory the class 0 of each row is.
+    """
+
+    def __init__(
+        self, classes: Int64s, shape: tuple[int, ...], same_rows: Places | None = None
+    ) -> None:
+        """`same_rows` are other places of that shape, which have half of the work done."""
+        self.classes = classes
+        self._is_by_class = is_by_class(shape[1])
+        if same_rows is None:
+            self.rows = np.arange(shape[0])
+            self.firsts = self.rows if self._is_by_class else self.rows * shape[1]
         else:
-            self._flat = self._rows * shape[1] + classes
+            self.rows, self.firsts = same_rows.rows, same_rows.firsts
+        self._flat = self.firsts + (classes * shape[0] if self._is_by_class else classes)
 
     def of(self, values: Array) -> Array:
         """The elements at these places, `[rows]`."""
-        flat = _flat(values)
+        by_memory = values.T if self._is_by_class else values
         picked: Array
-        picked = values[self._rows, self._classes] if flat is None else flat.take(self._flat)
+        if by_memory.flags.c_contiguous:
+            picked = by_memory.take(self._flat)
+        else:
+            picked = values[self.rows, self.classes]
         return picked
 
     def put(self, values: Array, element: Array | float) -> None:
         """Writes one element for each row, or the same for all."""
-        flat = _flat(values)
-        if flat is None:
-            values[self._rows, self._classes] = element
+        by_memory = values.T if self._is_by_class else values
+        if by_memory.flags.c_contiguous:
+            by_memory.reshape(-1)[self._flat] = element
         else:
-            flat[self._flat] = element
+            values[self.rows, self.classes] = element
 
 
-def _flat(values: Array) -> Array | None:
-    """The array as its memory, where there are no gaps in it."""
-    by_memory = values.T if is_by_class(values.shape[1]) else values
-    return by_memory.reshape(-1) if by_memory.flags.c_contiguous else None
-
-
-def peaks(values: Array) -> tuple[Int64s, Array]:
-    """The class of the first largest element of each row, or of its first NaN; and the element."""
+def peaks(values: Array) -> tuple[Places, Array]:
+    """Of the first largest element of each row, or of its first NaN: the place, and the element."""
     classes = values.shape[1]
     if not is_by_class(classes) or values.size < _SMALL:
-        peak = values.argmax(axis=1)
-        return peak, Places(peak, values.shape).of(values)
+        places = Places(values.argmax(axis=1), values.shape)
+        return places, places.of(values)
     top = np.maximum.reduce(values, axis=1)
     # The earlier of equal classes has the higher rank; argmax itself would go row by row.
     is_top = np.equal(values.T, top)
@@ -91,14 +107,14 @@ def peaks(values: Array) -> tuple[Int64s, Array]:
     if not best.all():
         strange = np.flatnonzero(best == 0)
         peak[strange] = values[strange].argmax(axis=1)
-    return peak, top
+    return Places(peak, values.shape), top
 
 
 def row_sums(values: Array) -> Float64s:
     """Σ_c of each row."""
     if is_by_class(values.shape[1]):
-        return _sums_by_class(values).astype(np.float64, copy=False)
-    return _by_stretches("ij->i", "ijk->ij", values)
+        return _sums_by_class(values)
+    return _by_stretches("ij->i", "ijk->ij", _STRETCH, values)
 
 
 def weighted_sums(weights: Array, values: Array, product: Array) -> Float64s:
@@ -111,7 +127,7 @@ def weighted_sums(weights: Array, values: Array, product: Array) -> Float64s:
     if is_multiplied:
         total = row_sums(np.multiply(weights, values, out=product))
     else:
-        total = _by_stretches("ij,ij->i", "ijk,ijk->ij", weights, values)
+        total = _by_stretches("ij,ij->i", "ijk,ijk->ij", _WEIGHTED_STRETCH, weights, values)
     strange = np.flatnonzero(np.isnan(total))
     if strange.size:
         part = weights if weights.ndim == 1 else weights[strange]
@@ -128,26 +144,41 @@ def scale_rows(values: Array, scale: Float64s) -> None:
         values *= values.dtype.type(scale[0])
 
 
-def _sums_by_class(values: Array) -> Array:
+def _sums_by_class(values: Array) -> Float64s:
+    classes = values.shape[1]
+    # The inner loop of `reduce` follows the memory.
+    by_class = values if values.strides[0] < values.strides[1] else np.asfortranarray(values)
+    length = -(-classes // -(-classes // _FEW_TERMS))
+    total = _sums_of_few(by_class[:, :length]).astype(np.float64, copy=False)
+    for start in range(length, classes, length):
+        total += _sums_of_few(by_class[:, start : start + length])
+    return total
+
+
+def _sums_of_few(values: Array) -> Array:
     sums: Array
     if len(values) == 1:
         # `reduce` would see one long row here and add up pairwise. It begins with 0, which makes
         # 0 of a sum of -0 alone.
         sums = np.add.accumulate(values, axis=1)[:, -1] + values.dtype.type(0)
     else:
-        # The inner loop of `reduce` follows the memory.
-        by_class = values if values.strides[0] < values.strides[1] else np.asfortranarray(values)
-        sums = np.add.reduce(by_class, axis=1)
+        sums = np.add.reduce(values, axis=1)
     return sums
 
 
-def _by_stretches(rest: str, stretch: str, *arrays: Array) -> Float64s:
-    """The einsum `rest` over the last classes and `stretch` over all before, in stretches."""
+def _by_stretches(row: str, stretches: str, longest: int, *arrays: Array) -> Float64s:
+    """The einsum `row`, whose terms are added up as those of `stretches` where they are many.
+
+    Stretches are of one length, and what is left of a row is shorter.
+    """
     rows, classes = arrays[0].shape
-    whole = classes - classes % _STRETCH
-    total: Float64s = np.einsum(rest, *(array[:, whole:] for array in arrays)).astype(np.float64)
-    if whole:
-        shape = rows, whole // _STRETCH, _STRETCH
-        parts = (array[:, :whole].reshape(shape) for array in arrays)
-        total += np.add.reduce(np.einsum(stretch, *parts).astype(np.float64), axis=1)
+    if classes <= longest:
+        short: Float64s = np.einsum(row, *arrays).astype(np.float64)
+        return short
+    length = classes // -(-classes // longest)
+    whole = classes - classes % length
+    parts = (array[:, :whole].reshape(rows, whole // length, length) for array in arrays)
+    total: Float64s = np.einsum("ij->i", np.einsum(stretches, *parts).astype(np.float64))
+    if whole < classes:
+        total += np.einsum(row, *(array[:, whole:] for array in arrays))
     return total

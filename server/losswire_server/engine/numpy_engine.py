@@ -56,7 +56,6 @@ class NumpyEngine:
         self._at_work = 0
         self._counting = threading.Lock()
         self._pool = ThreadPoolExecutor(self._threads, "losswire-numpy", self._keep_to_a_core)
-        self._scratch: queue.SimpleQueue[Scratch] = queue.SimpleQueue()
 
     @property
     def device(self) -> str:
@@ -107,10 +106,7 @@ class NumpyEngine:
             os.sched_setaffinity(0, {self._free_cores.get_nowait()})
 
     def _compute_tiles(self, pending: _Shared) -> None:
-        try:
-            scratch = self._scratch.get_nowait()
-        except queue.Empty:
-            scratch = Scratch()
+        scratch = Scratch()
         # Rows without a softmax are NaN by design, and losses beyond float32 infinite.
         with np.errstate(all="ignore"):
             for tile in pending:
@@ -119,7 +115,6 @@ class NumpyEngine:
                 except BaseException:
                     _abandon(tile)
                     raise
-        self._scratch.put(scratch)
 
 
 class _Shared:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from losswire_server.engine.layout import Places, is_by_class, peaks, row_sums
+from losswire_server.engine.layout import Places, is_by_class, peaks, row_sums, weighted_sums
 from losswire_server.engine.operands import RowResults
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ up to 2^-20, and so is its exponential; e^-16 is 2^-23, and above 2^-18 such are
 CALM: Final = 64.0
 """The z_j up to which rows need no shift. Float32 holds the sum of a million classes of e^64."""
 
+ROUGH: Final = 4.0
+"""How much larger than its result a difference may be that is taken after a sum of float32."""
+
 _SMALL: Final = 2.0**-100
 """No factor of exponentials is smaller than this: float32 ends at 2^-126."""
 
@@ -51,23 +54,23 @@ class SoftmaxTile:
     """What the softmax of a tile is made of.
 
     Attributes:
-        peak: j, the first largest logit of each row.
-        places: of j, for picking from arrays of the tile.
+        places: of j, the first largest logit of each row.
         top: z_j.
         tail: t, NaN where the row has no softmax.
         exp: unit * exp(z - z_j), exactly `unit` at j.
         unit: of each row; None is 1 for all of them.
-        shifted: z - z_j; lost where it was computed in the place of `exp`.
+        shifted: z - z_j + left; lost where it was computed in the place of `exp`.
+        left: what of z_j is still there, row by row: 0 where rows have been shifted, z_j elsewhere.
         total: 1 + t.
     """
 
-    peak: Int64s
     places: Places
     top: Float64s
     tail: Float64s
     exp: Array
     unit: Float64s | None
     shifted: Array
+    left: Float64s | float
     total: Float64s
 
     @property
@@ -78,10 +81,32 @@ class SoftmaxTile:
 
     def exp_at(self, places: Places) -> Float64s:
         """exp(z - z_j) at one class of each row; exactly 1 at j."""
-        exp = places.of(self.exp).astype(np.float64)
-        if self.unit is not None:
-            exp /= self.unit
-        return exp
+        exp = places.of(self.exp)
+        return exp.astype(np.float64) if self.unit is None else exp / self.unit
+
+    def entropy(self, buffer: Array) -> Float64s:
+        """log(1 + t) - Σ_c p_c * (z_c - z_j), from `exp` and `shifted`; `buffer` is written.
+
+        Rows that keep z_j lose as many digits as z_j * t / (1 + t), which comes off the sum last,
+        is larger than what remains. That is log(1 + t) at least; where this is too little, the tile
+        is shifted after all.
+        """
+        log_total, left, values = self.log_total, self.left, self.shifted
+        is_rough = left * self.tail > ROUGH * self.total * log_total
+        if is_rough.any():
+            shift = np.where(is_rough, left, 0.0).astype(values.dtype)
+            values = np.subtract(values, shift[:, None], out=buffer)
+            left = np.where(is_rough, 0.0, left)
+        if self.unit is None:
+            dot = weighted_sums(self.exp, values, buffer)
+        else:
+            self.places.put(self.exp, 0)
+            dot = weighted_sums(self.exp, values, buffer)
+            self.places.put(self.exp, self.unit)
+            dot /= self.unit
+            dot -= left * self.tail
+        entropy: Float64s = log_total - dot / self.total
+        return entropy
 
     def less_one(self, exp: Float64s) -> Float64s:
         """p - 1 of the classes whose exp(z - z_j) is given; -t / (1 + t) at j: nothing cancels."""
@@ -95,7 +120,7 @@ class SoftmaxTile:
         exp, factor = self.exp, scale / self.total
         if self.unit is not None:
             factor /= self.unit
-            if np.minimum.reduce(np.abs(factor), initial=1.0) < _SMALL:
+            if np.minimum.reduce(factor, initial=1.0) < _SMALL:
                 exp, factor = self._in_two(self.unit, scale, factor, out)
         np.multiply(exp, factor.astype(out.dtype)[:, None], out=out)
 
@@ -126,37 +151,38 @@ def softmax_tile(
     shifted: Array,
     exp: Array,
     look: Callable[[Array, Float64s | float], None] | None = None,
+    *,
+    is_shifted: bool = True,
 ) -> SoftmaxTile:
     """Computes z - z_j into `shifted` and its exponentials into `exp`, which may be one array.
 
-    `look` is shown what is exponentiated, before the exponentials may take its place, and what of
-    z_j is still in it, row by row: 0 where rows have been shifted, z_j where they are not.
+    Where `shifted` need not be, rows may keep z_j; if all do, the logits are in the place of
+    `shifted`. `look` is shown what is exponentiated, before the exponentials may take its place,
+    and what of z_j is left in it.
     """
-    peak, top = peaks(logits)
-    places = Places(peak, logits.shape)
+    places, top = peaks(logits)
     top64 = top.astype(np.float64)
     shift: Array | None = top
     unit = None
-    if shifted is exp and not is_by_class(logits.shape[1]):
+    if not is_shifted and not is_by_class(logits.shape[1]):
         shift, unit = _calmed(top, top64)
-    if shift is not None:
-        np.subtract(logits, shift[:, None], out=shifted)
+    shifted = logits if shift is None else np.subtract(logits, shift[:, None], out=shifted)
+    left = 0.0 if unit is None else top64 if shift is None else top64 - shift
     if look is not None:
-        left = 0.0 if unit is None else top64 if shift is None else top64 - shift
-        look(logits if shift is None else shifted, left)
-    np.exp(logits if shift is None else shifted, out=exp)
+        look(shifted, left)
+    np.exp(shifted, out=exp)
     places.put(exp, 0)
     tail = row_sums(exp)
     if unit is not None:
         tail /= unit
     if shift is not None:
         if exp.dtype != np.float64:
-            _widen_sure_rows(logits, peak, top, shift, tail, exp)
+            _widen_sure_rows(logits, places.classes, top, shift, tail, exp)
         if not np.isfinite(np.add.reduce(top64)):
             tail[~np.isfinite(top64)] = np.nan
             top64[np.isnan(top64)] = np.nan  # one NaN for all, whichever of a row's was found
     places.put(exp, 1 if unit is None else unit)
-    return SoftmaxTile(peak, places, top64, tail, exp, unit, shifted, 1.0 + tail)
+    return SoftmaxTile(places, top64, tail, exp, unit, shifted, left, 1.0 + tail)
 
 
 def _calmed(top: Array, top64: Float64s) -> tuple[Array | None, Float64s]:
@@ -205,7 +231,7 @@ def subtract_rows(out: Array, scale: Float64s, values: Array) -> None:
 def softmax(operands: Operands) -> RowResults:
     """Softmax itself."""
     exp = operands.scratch()
-    tile = softmax_tile(operands.logits, exp, exp)
+    tile = softmax_tile(operands.logits, exp, exp, is_shifted=False)
     tile.write_probabilities(operands.scale, exp)
     exp[np.isnan(tile.tail)] = np.nan
     return RowResults(None)

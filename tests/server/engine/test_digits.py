@@ -62,6 +62,25 @@ def test_sure_rows_keep_their_digits_whatever_the_gap(engine, gap):
         assert_close(result.grad_logits[:, 2], np.expm1(-loss), 1e-6, floor)
 
 
+@pytest.mark.parametrize("classes", [10, 64, 100, 1000, 1023, 3000])
+def test_equal_logits_far_below_keep_digits(engine, classes):
+    """Two likely classes and many that are equally unlikely, as those that pad a vocabulary are.
+
+    To 4 units in the last place, 2^-21, of the loss and of what roundings of the logits do to it.
+    """
+    random = np.random.default_rng(classes)
+    logits = np.repeat(random.uniform(-20, 0, (1500, 1)), classes, axis=1)
+    logits[:, 3], logits[:, 9] = 1, random.uniform(-11, 1, 1500)
+    logits = logits.astype(np.float32)
+    ids = np.full(1500, 3)
+    spread = np.full(logits.shape, 1 / classes, np.float32)
+    for labels in (ids, spread):
+        loss, slopes = loss_and_gradient(logits, labels)
+        scale = loss + np.abs(slopes * logits).sum(axis=1)
+        result = compute(engine, logits, labels)
+        assert (np.abs(result.per_example - loss) / scale).max() < 2.0**-21
+
+
 def test_common_offset_changes_nothing(engine):
     """Adding 2^20 to all logits of a row, which float32 holds exactly here, changes no bit."""
     logits = np.random.default_rng(3).integers(-8, 8, (20, 10)).astype(np.float32)

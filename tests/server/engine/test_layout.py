@@ -55,13 +55,30 @@ def test_sums_are_right(classes):
     random = np.random.default_rng(classes)
     values, weights = random.random((2, 11, classes), dtype=np.float32)
     exact = [math.fsum(row) for row in values.astype(float)]
-    # Each of 64 terms in turn, or of 16 by 64, is rounded once or twice on its way into the sum.
     np.testing.assert_allclose(row_sums(laid_out(values)), exact, rtol=2.0**-21)
     products = weights.astype(float) * values
     exact = [math.fsum(row) for row in products]
     tile = laid_out(values)
     result = weighted_sums(laid_out(weights), tile, np.empty_like(tile))
     np.testing.assert_allclose(result, exact, rtol=2.0**-21)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_many_equal_terms_beside_a_large_one(classes):
+    """What each small term loses, beside the large one, it loses in the same direction.
+
+    Of a dozen, or of eight times sixteen side by side.
+    """
+    random = np.random.default_rng(classes)
+    small = np.exp2(random.uniform(-26, -8, (1000, 1)))
+    values = np.repeat(small, classes, axis=1).astype(np.float32)
+    values[:, random.integers(classes)] = random.uniform(0.5, 1, 1000)
+    weights = np.full_like(values, 0.7)
+    total = values.astype(float).sum(axis=1)
+    tile = laid_out(values)
+    np.testing.assert_allclose(row_sums(tile), total, rtol=2.0**-20)
+    weighted = weighted_sums(laid_out(weights), tile, tile)
+    np.testing.assert_allclose(weighted, np.float32(0.7) * total, rtol=2.0**-20)
 
 
 @pytest.mark.parametrize("classes", [2, 64, 65, 1025])
@@ -84,8 +101,8 @@ def test_peaks_are_the_first_largest(classes):
     rows = 3000 if classes < 100 else 20
     values = random.integers(0, max(2, classes // 2), (rows, classes)).astype(np.float32)
     values[3], values[4], values[5, classes // 2] = -np.inf, np.inf, np.nan
-    peak, top = peaks(laid_out(values))
-    assert peak.tolist() == values.argmax(axis=1).tolist()
+    places, top = peaks(laid_out(values))
+    assert places.classes.tolist() == values.argmax(axis=1).tolist()
     np.testing.assert_array_equal(top, values.max(axis=1))
 
 
@@ -97,10 +114,12 @@ def test_places(classes, rows):
     values = np.arange(rows * classes, dtype=np.float32).reshape(rows, classes)
     expected = values.copy()
     expected[np.arange(rows), picked] = -np.arange(rows)
-    places = Places(picked, values.shape)
+    first = Places(np.zeros(rows, int), values.shape)
+    places = Places(picked, values.shape, first)
     for tile in (laid_out(values), within(values)):
         assert np.array_equal(tile, values)
         assert np.array_equal(places.of(tile), values[np.arange(rows), picked])
+        assert np.array_equal(first.of(tile), values[:, 0])
         places.put(tile, -np.arange(rows))
         assert np.array_equal(tile, expected)
 

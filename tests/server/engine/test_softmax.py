@@ -57,16 +57,50 @@ def test_rows_that_are_not_shifted_lose_nothing_to_a_difference(engine):
     assert_close(p, exact / exact.sum(axis=1, keepdims=True), 2.0**-21)
 
 
+@pytest.mark.parametrize("gap", [0.0, 0.3, 3.0, 9.0, 25.0])
+def test_entropy_keeps_its_digits_at_every_height(engine, gap):
+    """Of flat rows, where z_j comes off at the end, and of sure ones, where it must come off first.
+
+    Beside the largest logit and one that is `gap` below it the others are low, or masked.
+    """
+    logits = rows_with_tops(TOPS[:-1])
+    logits[:, 8:] -= 40
+    logits[:, 9] = -np.inf
+    logits[:, 3] = logits[:, 7] - np.float32(gap)
+    flat = rows_with_tops(TOPS[:-1]) / np.float32(8)
+    for rows in (logits, flat):
+        loss = SoftmaxCrossEntropy(extras=("entropy",))
+        entropy = compute(engine, rows, np.zeros(len(rows), int), loss=loss).extras["entropy"]
+        assert_close(entropy, exact_entropy(rows), 2.0**-20)
+
+
+def exact_entropy(logits):
+    """log(1 + t) - Σ p * (z - z_j), in long double."""
+    shifted = logits.astype(np.longdouble)
+    shifted -= shifted[:, 7:8]
+    exp = np.exp(shifted)
+    tail = np.delete(exp, 7, axis=1).sum(axis=1)
+    shifted[exp == 0] = 0
+    return np.log1p(tail) - (exp * shifted).sum(axis=1) / (1 + tail)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("beside", [-3.0, 1e4, np.nan, np.inf, -np.inf])
 def test_a_row_is_shifted_or_not_whatever_lies_beside_it(engine, dtype, beside):
-    """A tile all of whose rows are calm skips a pass; that changes no bit of any of them."""
+    """A tile all of whose rows are calm skips a pass; that changes no bit of any of them.
+
+    Nor does the pass that the entropy of one row takes change that of others.
+    """
     logits = rows_with_tops([5.0, 40.0, 0.0], dtype)
     mixed = np.concatenate([logits, np.full((1, CLASSES), beside, dtype)])
     ids = np.array([7, 3, 0, 0])
-    calm, among_others = compute(engine, logits, ids[:3]), compute(engine, mixed, ids)
-    assert calm.per_example.tobytes() == among_others.per_example[:3].tobytes()
-    assert calm.grad_logits.tobytes() == among_others.grad_logits[:3].tobytes()
+    loss = SoftmaxCrossEntropy(extras=("entropy",))
+    among_others = compute(engine, mixed, ids, loss=loss)
+    for rows in (slice(0, 3), slice(0, 1), slice(1, 2)):
+        calm = compute(engine, logits[rows], ids[rows], loss=loss)
+        assert calm.per_example.tobytes() == among_others.per_example[rows].tobytes()
+        assert calm.grad_logits.tobytes() == among_others.grad_logits[rows].tobytes()
+        assert calm.extras["entropy"].tobytes() == among_others.extras["entropy"][rows].tobytes()
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e-30, 1e-36])
