@@ -16,12 +16,12 @@ import os
 import sys
 import threading
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
 from losswire import _forks as forks
+from losswire._alarm import Alarm
 from losswire._waiters import Outcome, Waiter, hand_out
 from losswire_proto import many
 from losswire_proto.v1 import loss_service_pb2 as pb
@@ -173,7 +173,7 @@ class _Stream:
         self._last_first = self._last_waiting = 0
         self._cancelled: list[int] = []
         self._is_awake = self._is_holding = False
-        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._wake = Alarm()
         self._call = begin(self._messages())
         self._receiver = threading.Thread(target=self._receive, name="losswire-many", daemon=True)
         self._receiver.start()
@@ -193,7 +193,7 @@ class _Stream:
         """Wakes the sending thread, if it sleeps or waits for more that has come now."""
         if not self._is_awake or (self._is_holding and self._is_worth_sending()):
             self._is_awake, self._is_holding = True, False
-            self._wake.put(None)
+            self._wake.set()
 
     def _has_something(self) -> bool:
         return bool(self._unsent or self._cancelled)
@@ -225,7 +225,7 @@ class _Stream:
     def _messages(self) -> Iterator[bytes]:
         """The messages, made as gRPC's thread comes for them."""
         while not self.is_over:
-            self._wake.get()
+            self._wake.wait()
             while self._is_awake:
                 if not self._has_something():
                     self._is_awake = False
@@ -241,8 +241,7 @@ class _Stream:
         """Waits for more requests, or for answers."""
         self._is_holding = True
         if not self._is_worth_sending():
-            with suppress(Empty):
-                self._wake.get(timeout=LONGEST_HOLD)
+            self._wake.wait(LONGEST_HOLD)
         self._is_holding = False
 
     def _next_message(self) -> bytes:
@@ -309,5 +308,5 @@ class _Stream:
             left = list(self._in_flight.values())
             self._in_flight.clear()
             self._unsent.clear()
-        self._wake.put(None)
+        self._wake.set()
         return left

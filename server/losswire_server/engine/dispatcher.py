@@ -67,7 +67,9 @@ class Dispatcher:
     def __init__(self, device: Device, on_lost: Callable[[DeviceLost], None]) -> None:
         self._device = device
         self._on_lost = on_lost
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        # Not a SimpleQueue: up to Python 3.12 its `get` waits for ever where its thread is kept
+        # from running for as long as its timeout, between looking at the clock twice.
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._in_flight: deque[Flight] = deque()
         self._lost: DeviceLost | None = None
         self._streams: list[Any] = []

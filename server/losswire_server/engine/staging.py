@@ -8,7 +8,6 @@ memory that is registered with the driver, from that directly; and likewise back
 from __future__ import annotations
 
 import bisect
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -61,37 +60,31 @@ class Homecoming:
 
 
 class Registered:
-    """Memory of the host that devices copy from and to by themselves. For all threads."""
+    """Memory of the host that devices copy from and to by themselves.
+
+    For all threads, and for destructors: these may run in the middle of anything here, on the same
+    thread, so each change is one step and nothing is locked.
+    """
 
     def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._stops: list[int] = []
-        self._lock = threading.Lock()
+        self._stops: dict[int, int] = {}
 
     def add(self, address: int, nbytes: int) -> None:
         """Memory that has been registered."""
-        with self._lock:
-            at = bisect.bisect(self._starts, address)
-            self._starts.insert(at, address)
-            self._stops.insert(at, address + nbytes)
+        self._stops[address] = address + nbytes
 
     def remove(self, address: int) -> bool:
         """Memory that will be no more; whether it was registered."""
-        with self._lock:
-            at = bisect.bisect(self._starts, address) - 1
-            is_there = at >= 0 and self._starts[at] == address
-            if is_there:
-                del self._starts[at], self._stops[at]
-            return is_there
+        return self._stops.pop(address, None) is not None
 
     def holds(self, array: Array) -> bool:
         """Whether an array lies in such memory, in one piece."""
-        if not self._starts or not array.flags.c_contiguous:
+        if not self._stops or not array.flags.c_contiguous:
             return False
         address = address_of(array)
-        with self._lock:
-            at = bisect.bisect(self._starts, address) - 1
-            return at >= 0 and address + array.nbytes <= self._stops[at]
+        starts = sorted(self._stops)
+        at = bisect.bisect(starts, address) - 1
+        return at >= 0 and address + array.nbytes <= self._stops.get(starts[at], 0)
 
 
 def address_of(array: Array) -> int:

@@ -34,6 +34,9 @@ from losswire_server.engine import launches
 from losswire_server.engine.numpy_engine import NumpyEngine
 from losswire_server.requests import UNKNOWN, LossRequest
 
+# The first test waits for the compilers: for a minute, or longer where others keep the cores busy.
+pytestmark = pytest.mark.timeout(600)
+
 NEARLY_FULL = {
     "lanes": (3 * 64, HOPPER),
     "a warp": (3 * 256, HOPPER),
