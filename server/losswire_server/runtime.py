@@ -23,7 +23,7 @@ from losswire_proto import __version__, connections, dtypes, rules
 from losswire_proto.losses import LOSSES, LossCall
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server import contradictions, gpus, memory, tracing
-from losswire_server.admission import Admission, Room, Window
+from losswire_server.admission import Admission, Room
 from losswire_server.batcher import Batcher
 from losswire_server.certificates import server_credentials
 from losswire_server.engine.selection import EngineSettings, choose_engine
@@ -38,6 +38,7 @@ from losswire_server.regions import Regions
 from losswire_server.requests import LossRequest
 from losswire_server.service import SERVED, SERVICE, LossService
 from losswire_server.tokens import TokenGate
+from losswire_server.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable

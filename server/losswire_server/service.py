@@ -29,10 +29,11 @@ from losswire_server.streaming import StreamRun
 from losswire_server.streams import Stream
 
 if TYPE_CHECKING:
-    from losswire_server.admission import Admission, Window
+    from losswire_server.admission import Admission
     from losswire_server.batcher import Batcher
     from losswire_server.handover import Handover
     from losswire_server.regions import Regions
+    from losswire_server.window import Window
 
 SERVICE: Final = "losswire.v1.LossService"
 SERVED: Final = (

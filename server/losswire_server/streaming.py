@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from losswire_server import replies, validation
-from losswire_server.admission import Share
+from losswire_server.window import Share
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
 
-    from losswire_server.admission import Window
     from losswire_server.batcher import Batcher
     from losswire_server.requests import LossRequest, LossResult
     from losswire_server.streams import Stream
+    from losswire_server.window import Window
 
 BLOCKS_IN_FLIGHT: Final = 6
 """Of one stream: as many as compute at once, and one or two on either side of them."""

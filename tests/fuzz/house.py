@@ -17,12 +17,13 @@ from fuzz.scripts import Condition, Kind
 from losswire_proto import codec
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_server import many
-from losswire_server.admission import Admission, Room, Window
+from losswire_server.admission import Admission, Room
 from losswire_server.batcher import Batcher
 from losswire_server.engine.numpy_engine import NumpyEngine
 from losswire_server.groups import BatchLimits
 from losswire_server.regions import Regions
 from losswire_server.service import SERVICE, LossService
+from losswire_server.window import Window
 
 FEW = 8
 """Bytes that are cut out of messages where SMALL_CUTS is on."""

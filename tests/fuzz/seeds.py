@@ -22,13 +22,14 @@ from fuzz.targets.regions import FILE_BYTES
 from losswire_proto import dtypes, tensors
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_proto.v1 import options_pb2, tensor_pb2
-from losswire_server.admission import Admission, Room, Window
+from losswire_server.admission import Admission, Room
 from losswire_server.batcher import Batcher
 from losswire_server.engine.numpy_engine import NumpyEngine
 from losswire_server.groups import BatchLimits
 from losswire_server.regions import Regions
 from losswire_server.runtime import _host
 from losswire_server.service import SERVED, LossService
+from losswire_server.window import Window
 from shared_memory import PROOF
 
 CONDITIONS = (Condition(0), Condition.SMALL_CUTS, Condition.THREADS | Condition.LITTLE_ROOM)
@@ -140,7 +141,7 @@ def recorded():
     """Calls by method as (method, steps), and requests with their replies."""
     patches = [
         mock.patch("losswire._stream.BLOCK_BYTES", 16),
-        mock.patch("losswire._shared.INLINE_BYTES", 0),
+        mock.patch("losswire._placed.INLINE_BYTES", 0),
     ]
     with RecordingServer() as server, patches[0], patches[1]:
         for transport in ("inline", "stream", "shared", "auto"):

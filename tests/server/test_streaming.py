@@ -7,13 +7,13 @@ import pytest
 
 from losswire_proto.losses import LossCall, Softmax
 from losswire_proto.v1 import loss_service_pb2 as pb
-from losswire_server.admission import SHARES, Window
 from losswire_server.batcher import Batcher
 from losswire_server.errors import Expired, InvalidRequest
 from losswire_server.groups import BatchLimits
 from losswire_server.requests import LossRequest
 from losswire_server.streaming import BLOCKS_IN_FLIGHT, StreamRun
 from losswire_server.streams import Stream, StreamStart
+from losswire_server.window import SHARES, Window
 from served import LONG, GatedEngine
 
 ROWS = 40
