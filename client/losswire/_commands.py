@@ -1,4 +1,7 @@
-"""What several commands take: a bearer token, which no option carries, since `ps` shows options."""
+"""What several commands take: whom to trust, and a bearer token.
+
+No option carries the token itself, since `ps` shows options.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ from losswire._errors import InvalidInput
 TokenFile: TypeAlias = Annotated[
     Path | None,
     typer.Option(help="File whose first line is the bearer token; else LOSSWIRE_TOKEN is."),
+]
+Authorities: TypeAlias = Annotated[
+    Path | None, typer.Option("--ca", help="Use TLS with the authorities of this PEM file.")
 ]
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from losswire._errors import InvalidInput, ServerBusy
 from losswire._inline import inline, joined
+from losswire._placed import CannotShare
 from losswire._replies import ReplyReader
 from losswire._results import loss_result
 from losswire._retries import CannotRepeat, Retries
-from losswire._shared import CannotShare, SharedMemory
+from losswire._shared import SharedMemory
 from losswire._stream import stream
 
 if TYPE_CHECKING:

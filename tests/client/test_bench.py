@@ -17,6 +17,8 @@ from losswire.bench.load import Budget, Load, Samples, run
 from losswire.bench.problem import Problem, WrongResult, parse_shape
 from losswire.cli import app
 from losswire_proto.losses import LOSSES
+from losswire_server import LocalServer
+from pem import Authority
 
 
 def bench(*arguments):
@@ -197,6 +199,17 @@ def test_a_run_of_the_command(server, tmp_path):
     assert report["load"]["target"] == server.target
     latency = report["latency_ms"]
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["max"]
+
+
+def test_a_server_with_a_certificate_of_an_authority_of_its_own(tmp_path):
+    """`--ca` says whom to trust, in every connection; without it no call is made."""
+    authority = Authority(tmp_path)
+    with LocalServer(engine="numpy", **authority.write_server()) as server:
+        arguments = "--target", server.target, "--requests", "3"
+        ran = bench(*arguments, "--ca", str(authority.file))
+        assert ran.exit_code == 0, ran.output
+        assert " of 3 replies" in ran.output
+        assert bench(*arguments, "--tls", "--timeout", "2").exit_code == 2
 
 
 def test_calls_that_fail_are_status_1(server, monkeypatch):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import losswire
 from anyloss import bits, large, problems
-from losswire import _shared
+from losswire import _placed
 from losswire._advice import Advice
 from losswire._requests import ask
 from losswire_proto.losses import KlDivergence
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:labels. some rows of distributio
 @pytest.fixture
 def _all_in_regions(monkeypatch):
     """Every tensor goes through a region, however small."""
-    monkeypatch.setattr(_shared, "INLINE_BYTES", 0)
+    monkeypatch.setattr(_placed, "INLINE_BYTES", 0)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_every_loss_in_any_memory(kept, problem, data):
     """
     shared, inline, earlier = kept
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_shared, "INLINE_BYTES", 0)
+        patch.setattr(_placed, "INLINE_BYTES", 0)
         given_ = in_random_memory(data.draw, shared, problem)
         before = [None if array is None else array.tobytes() for array in given_]
         copies = [None if array is None else array.copy() for array in given_]
@@ -102,7 +102,7 @@ def test_the_asynchronous_client(server, kept, several):
             return await asyncio.gather(*(problem.ask(client) for problem in several))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_shared, "INLINE_BYTES", 0)
+        patch.setattr(_placed, "INLINE_BYTES", 0)
         results = asyncio.run(play())
     assert [bits(each) for each in results] == [bits(each.ask(kept[1])) for each in several]
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from losswire._base import DEFAULT_TIMEOUT
 from losswire._client import Client
-from losswire._commands import TokenFile, read_token
+from losswire._commands import Authorities, TokenFile, read_token
 from losswire._errors import InvalidInput, LosswireError
 from losswire.bench import chart
 from losswire.bench.figures import Report
@@ -59,7 +59,10 @@ def bench(
     warm_up: Annotated[int, typer.Option(min=0, help="Calls of each caller before.")] = 3,
     timeout: Annotated[float, typer.Option(help="Seconds that a call may take.")] = DEFAULT_TIMEOUT,
     token_file: TokenFile = None,
-    tls: Annotated[bool, typer.Option("--tls", help="Use TLS.")] = False,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Use TLS with the system's authorities.")
+    ] = False,
+    ca: Authorities = None,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file.")
     ] = None,
@@ -71,7 +74,7 @@ def bench(
         "target": target,
         "transport": transport,
         "timeout": timeout,
-        "tls": tls,
+        "tls": ca or tls,
         "retries": False,  # what is refused is to be seen
     }
     try:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from losswire._client import Client
-from losswire._commands import TokenFile, read_token
+from losswire._commands import Authorities, TokenFile, read_token
 from losswire._errors import InvalidInput, LosswireError
 from losswire.evaluate import files
 from losswire.evaluate.blocks import Evaluation, evaluate
@@ -48,9 +48,7 @@ def loss(
         str | None, typer.Option(help="Server; LOSSWIRE_TARGET, else localhost:50051.")
     ] = None,
     token_file: TokenFile = None,
-    ca: Annotated[
-        Path | None, typer.Option(help="Use TLS with the authorities of this PEM file.")
-    ] = None,
+    ca: Authorities = None,
     timeout: Annotated[float, typer.Option(help="Seconds that a block may take.")] = 60.0,
 ) -> None:
     """Evaluate a loss over tensors in .npy, .npz or .safetensors files.
