@@ -7,12 +7,13 @@ from concurrent.futures import Future
 import grpc
 
 from losswire_proto.v1 import loss_service_pb2 as pb
-from losswire_server.admission import Admission, Room, Window
+from losswire_server.admission import Admission, Room
 from losswire_server.batcher import Batcher
 from losswire_server.engine.numpy_engine import NumpyEngine
 from losswire_server.groups import BatchLimits
 from losswire_server.regions import Regions
 from losswire_server.service import LossService
+from losswire_server.window import Window
 
 LONG = 60
 """Seconds after which a test gives up; nothing here takes as many milliseconds."""

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from benchmarks.loop import Loop
     from benchmarks.soak.footprint import Footprint
     from benchmarks.soak.links import LinkKind
+    from benchmarks.soak.watched import InUse
 
-Footprints: TypeAlias = "dict[LinkKind, Footprint]"
+AtRest: TypeAlias = "dict[LinkKind, tuple[Footprint, InUse]]"
+"""What each server holds, and what it has in use, when nothing of its clients is left."""
 
 EVERY: Final = 200
 """Chunks from one fault to the next: several faults a second."""
@@ -107,21 +110,22 @@ class Scene:
             self.tally.add(crew.end())
             self.kills["at work"] += crew.killed
 
-    def footprints(self, before: Footprints | None = None) -> Footprints:
+    def at_rest(self, before: AtRest | None = None) -> AtRest:
         """What each server holds, by link, once nothing of its clients is left, or never will be.
 
         Args:
             before: when nothing was left; None for now: then regions alone tell.
         """
-        found: Footprints = {}
+        found: AtRest = {}
         for link in self.links:
-            then = before and before[link.kind]
+            then = before and before[link.kind][0]
             with link.client() as client:
-                found[link.kind] = settled(
+                footprint = settled(
                     link.server.pid,
                     client,
                     lambda now, then=then: now.has_let_go(then) if then else not now.regions,
                 )
+            found[link.kind] = footprint, link.server.in_use()
         return found
 
     def as_json(self) -> dict[str, Any]:
@@ -165,26 +169,27 @@ def faults(loop: Loop, seconds: float, watch: Callable[[int], object], seed: int
 def soak(loop: Loop, seconds: float, watch: Callable[[int], object], seed: int) -> dict[str, Any]:
     """The same with servers that live on: half of it to warm up, half of it to see what stays.
 
-    A server keeps the memory that it once needed. So that this is not more by chance at the end, it
-    is warmed up by three times the clients.
+    Warmed up by three times the clients, so that what it caches, and threads that it has once
+    needed, are not more by chance at the end.
     """
     with Scene(loop, seed) as scene:
         scene.run_for(seconds / 2, watch, clients=3)
-        before = scene.footprints()
+        before = scene.at_rest()
         warmed_up = scene.tally.calls.total()
         scene.run_for(seconds / 2, lambda calls: watch(warmed_up + calls))
-        after = scene.footprints(before)
+        after = scene.at_rest(before)
         return {"seconds": seconds, **scene.as_json(), "servers": compared(before, after)}
 
 
-def compared(before: Footprints, after: Footprints) -> dict[str, Any]:
+def compared(before: AtRest, after: AtRest) -> dict[str, Any]:
     """What servers held after the warm-up and at the end, by link."""
-    return {
-        link: {
-            "warmed_up": first.as_json(),
-            "end": after[link].as_json(),
-            "growth": after[link].growth(first),
-            "leaks": after[link].leaks(first),
+    figures: dict[str, Any] = {}
+    for link, (held, in_use) in before.items():
+        holds, uses = after[link]
+        figures[link] = {
+            "warmed_up": {**asdict(held), **asdict(in_use)},
+            "end": {**asdict(holds), **asdict(uses)},
+            "drift": uses.drift(in_use),
+            "leaks": holds.leaks(held),
         }
-        for link, first in before.items()
-    }
+    return figures

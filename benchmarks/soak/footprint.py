@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-
-from benchmarks.processes import own_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,14 +22,12 @@ class Footprint:
     """What a process holds.
 
     Attributes:
-        own_bytes: memory in RAM that belongs to no file and is shared with nobody.
         files: open descriptors.
         threads: of it.
         mappings: of clients' memory.
         regions: descriptors of clients' memory, and of the processes that own it.
     """
 
-    own_bytes: int
     files: int
     threads: int
     mappings: int
@@ -46,7 +42,6 @@ class Footprint:
                 links.append(str(link.readlink()))
         maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
         return cls(
-            own_bytes=own_bytes(pid),
             files=len(links),
             threads=sum(1 for _ in Path(f"/proc/{pid}/task").iterdir()),
             mappings=sum(_SHARED in line for line in maps),
@@ -64,14 +59,6 @@ class Footprint:
     def _grown(self, before: Footprint, *names: str) -> dict[str, int]:
         grown = {name: getattr(self, name) - getattr(before, name) for name in names}
         return {name: count for name, count in grown.items() if count > 0}
-
-    def growth(self, before: Footprint) -> float:
-        """By which part the memory differs from what it was; less than 0 where it is less."""
-        return self.own_bytes / before.own_bytes - 1
-
-    def as_json(self) -> dict[str, int]:
-        """All of it."""
-        return asdict(self)
 
 
 def settled(pid: int, client: losswire.Client, is_fine: Callable[[Footprint], bool]) -> Footprint:

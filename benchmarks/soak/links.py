@@ -11,7 +11,7 @@ import trustme
 import losswire
 from benchmarks.soak.faults import KINDS, UNDETECTED_IN_PLAIN_TEXT, Deck
 from benchmarks.soak.proxy import Proxy
-from losswire_server import LocalServer
+from benchmarks.soak.watched import WatchedServer
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -63,7 +63,7 @@ class Link:
             self._settings |= _certified(folder)
         self._is_unix = kind == "unix"
         self._log = (folder / "server.log").open("a", encoding="utf-8")
-        self.server = LocalServer(log=self._log, **self._settings)
+        self.server = WatchedServer(log=self._log, **self._settings)
         self.proxy = self.new_proxy(Deck(seed, every, kinds))
 
     @property
@@ -96,7 +96,7 @@ class Link:
         """Kills the server, and starts another that clients find in its place."""
         os.kill(self.server.pid, signal.SIGKILL)
         self.server.close()
-        self.server = LocalServer(log=self._log, **self._settings)
+        self.server = WatchedServer(log=self._log, **self._settings)
         self.proxy.upstream = self.server.target
         self.restarts += 1
 

@@ -78,23 +78,31 @@ def _rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
             f" for {figure['seconds_overloaded']:.0f} s, {refused:.1f}/s refused; goodput"
             f" {figure['goodput_ratio']:.2f} of the peak; 99th percentile"
             f" {figure['p99_seconds']:.2f} s (bound {figure['p99_bound_seconds']:.2f} s); memory"
-            f" {figure['growth']:+.1%}; wrong: {figure['wrong']}",
+            f" {figure['growth']:+.1%}, at rest {_drift(figure)}; wrong: {figure['wrong']}",
             "overload",
         )
     memory = ", ".join(
-        f"{link} {server['warmed_up']['own_bytes'] / 2**20:.0f} →"
-        f" {server['end']['own_bytes'] / 2**20:.0f} MiB ({server['growth']:+.1%})"
+        f"{link} {server['warmed_up']['resident_bytes'] / 2**20:.1f} →"
+        f" {server['end']['resident_bytes'] / 2**20:.1f} MiB ({_drift(server)})"
         for link, server in soak["servers"].items()
     )
     leaks = sum(sum(server["leaks"].values()) for server in soak["servers"].values())
     yield (
-        f"memory stays within {MOST_GROWTH:.0%}, and no file, thread, mapping or region is left",
+        f"memory stays within {MOST_GROWTH:.0%}; no file, thread, mapping or region is left",
         "the same traffic, faults and kills of clients; servers after a warm-up and at the end",
         f"{soak['requests']:,} requests, {sum(soak['faults'].values()):,} faults,"
         f" {sum(soak['kills'].values())} clients killed; {memory}; leaks: {leaks}; lost:"
         f" {soak['lost']}, wrong: {soak['wrong']}",
         "soak",
     )
+
+
+def _drift(server: Mapping[str, Any]) -> str:
+    resident, heap, blocks = (
+        f"{server['drift'][name]:+.2%}"
+        for name in ("resident_bytes", "heap_bytes", "python_blocks")
+    )
+    return f"resident {resident}, heap in use {heap}, small objects {blocks}"
 
 
 def main() -> None:

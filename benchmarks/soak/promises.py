@@ -14,7 +14,7 @@ LEAST_GOODPUT: Final = 0.9
 """Of the peak, at ten times what the server can do."""
 
 MOST_GROWTH: Final = 0.02
-"""Of a server's memory, from after the warm-up to the end."""
+"""Of a server's memory, resident and in use, from after the warm-up to the end."""
 
 
 def broken(figures: Mapping[str, Any]) -> list[str]:
@@ -37,9 +37,8 @@ def _of_traffic(figures: Mapping[str, Any]) -> Iterator[str]:
         yield "no right answer at all"
     yield from (f"no fault of kind {kind}" for kind, n in figures["faults"].items() if not n)
     for link, server in figures.get("servers", {}).items():
-        if server["growth"] > MOST_GROWTH:
-            yield f"{link}: memory grew by {server['growth']:.1%}"
         yield from (f"{link}: {n} {what} leaked" for what, n in server["leaks"].items())
+        yield from (f"{link}: {line}" for line in _of_use(server["drift"]))
 
 
 def _of_overload(figures: Mapping[str, Any]) -> Iterator[str]:
@@ -51,3 +50,11 @@ def _of_overload(figures: Mapping[str, Any]) -> Iterator[str]:
         yield f"99th percentile {figures['p99_seconds']:.2f} s"
     if figures["growth"] > MOST_GROWTH:
         yield f"memory grew by {figures['growth']:.1%}"
+    yield from _of_use(figures["drift"])
+
+
+def _of_use(drift: Mapping[str, float]) -> Iterator[str]:
+    """Nothing that was in use may have gone either: what leaks could hide in it."""
+    for name, part in drift.items():
+        if abs(part) > MOST_GROWTH:
+            yield f"{name} in use differ by {part:+.1%}"

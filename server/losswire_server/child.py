@@ -32,7 +32,8 @@ def _answer(**fields: str) -> None:
     sys.stdout.flush()
 
 
-def _main() -> None:
+def main() -> None:
+    """Serves until the owner ends it."""
     try:
         settings = load_settings(**json.loads(sys.argv[1]))
         logs.configure(settings)
@@ -46,4 +47,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    main()

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from losswire_server.config import PREFIX
 from losswire_server.errors import StartupError
@@ -40,12 +40,15 @@ class LocalServer:
         StartupError: the server could not start; the message is its own.
     """
 
+    _child: ClassVar[tuple[str, ...]] = ("-m", "losswire_server.child")
+    """What Python runs."""
+
     def __init__(self, *, log: IO[Any] | None = None, **settings: Any) -> None:
         settings.setdefault("port", 0)
         # A server that ends with its owner has nobody to drain for.
         settings.setdefault("drain_seconds", 1.0)
         self._process = subprocess.Popen(  # noqa: S603 -- our own module
-            [sys.executable, "-m", "losswire_server.child", json.dumps(settings, default=str)],
+            [sys.executable, *self._child, json.dumps(settings, default=str)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if log is None else log,
@@ -53,7 +56,7 @@ class LocalServer:
             env=_environment(),
             start_new_session=True,  # Ctrl-C in a terminal is for the owner
         )
-        line = self._process.stdout.readline() if self._process.stdout else ""
+        line = self._line()
         answer = json.loads(line) if line else {"error": "the server ended before it was ready"}
         if "error" in answer:
             self.close()
@@ -80,6 +83,10 @@ class LocalServer:
             self._process.wait()
         if self._process.stdout:
             self._process.stdout.close()
+
+    def _line(self) -> str:
+        """The next that it says; nothing where it has ended."""
+        return self._process.stdout.readline() if self._process.stdout else ""
 
     def __enter__(self) -> Self:
         return self

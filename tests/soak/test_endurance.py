@@ -13,9 +13,9 @@ from benchmarks.soak.traffic import WAYS
 def scene():
     """A scene that was played: what each server held before, and what after."""
     with Loop() as loop, Scene(loop, seed=1, every=50, kinds=["unix", "tls"]) as played:
-        before = played.footprints()
+        before = played.at_rest()
         played.run_rounds(4)
-        yield played, before, played.footprints(before)
+        yield played, before, played.at_rest(before)
 
 
 def test_no_call_is_lost_or_wrong(scene):
