@@ -1,10 +1,10 @@
 """The engine and the service beside their ceiling, a copy of the same bytes.
 
 Figures are medians, measured in turns in one run; the plain loss is checked against long double
-first. Then the plain loss beside a kernel that has no options, and each loss and each option at
-8192 x 1000 beside the plain loss. Freed memory is kept, as servers keep it: beyond 32 MiB malloc
-would map each result afresh, which costs more than computing it. `--tiles` tries other tile sizes
-instead, `--json FILE` keeps the numbers.
+first. Then the plain loss beside a kernel that has no options, each loss and each option at
+8192 x 1000 beside the plain loss, and what the client's two warnings cost a call of 1 MB. Freed
+memory is kept, as servers keep it: beyond 32 MiB malloc would map each result afresh, which costs
+more than computing it. `--tiles` tries other tile sizes instead, `--json FILE` keeps the numbers.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rich.table import Table
 
 import losswire
 from benchmarks import by_hand
+from losswire._advice import Advice
 from losswire_proto import losses
 from losswire_proto.losses import LossCall
 from losswire_server import LocalServer, memory
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     memory.keep_freed_memory()
-    measures = [tile_sizes] if arguments.tiles else [ceilings, options_off, each_loss]
+    measures = [tile_sizes] if arguments.tiles else [ceilings, options_off, each_loss, advice]
     tables = {measure.__name__: measure(arguments.rounds) for measure in measures}
     about = {
         "numpy": np.__version__,
@@ -151,11 +152,34 @@ def options_off(rounds: int) -> list[dict[str, object]]:
         for kernel in kernels:
             _check(logits, ids, compute(request, kernel))
         calls = [lambda r=request, k=kernel: compute(r, k) for kernel in kernels]
-        bare, own = _medians_ms(rounds, *calls)
+        bare, own = _medians_ms(5 * rounds, *calls)  # the difference is small
         names = "options off", "without options ms", "engine ms", "beside it"
         row = f"{shape[0]}x{shape[1]}", bare, own, own / bare
         rows.append(dict(zip(names, row, strict=True)))
     engine.close()
+    return rows
+
+
+def advice(rounds: int) -> list[dict[str, object]]:
+    """A call of 1 MB on the same host, and looking whether to warn of its tensors, in µs."""
+    logits, ids = _problem((256, 1_000))
+    soft = np.full(logits.shape, 1e-3, np.float32)
+    call, rows = LossCall(grad_logits=True), []
+    with LocalServer(engine="numpy") as server, losswire.Client(server.target) as client:
+        for name, labels in {"ids": ids, "distributions": soft}.items():
+            asked, looked = _medians_ms(
+                20 * rounds,
+                lambda y=labels: client.softmax_cross_entropy(logits, y),
+                lambda y=labels: Advice().consider(call, 1, logits, y),
+            )
+            rows.append(
+                {
+                    "warnings at 256x1000": name,
+                    "call µs": 1e3 * asked,
+                    "looking µs": 1e3 * looked,
+                    "of the call": looked / asked,
+                }
+            )
     return rows
 
 
