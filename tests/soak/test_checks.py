@@ -3,8 +3,10 @@
 import copy
 import gc
 import json
+import multiprocessing
 import os
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -128,23 +130,27 @@ def test_leaks_are_counted():
     assert grown.leaks(before) == {"threads": 1}
 
 
+def _in_use_around(buffers, objects, cycles):
+    """Of this process, before and after it came to hold these; the cycles are garbage by then."""
+    before = InUse.now()
+    held = [bytearray(64 << 10) for _ in range(buffers)], [(number,) for number in range(objects)]
+    gc.disable()  # or most of it would be collected before anybody looks
+    for _ in range(cycles):
+        cycle = [bytearray(1 << 10)]
+        cycle.append(cycle)
+    after = InUse.now()
+    del held
+    return before, after
+
+
 def test_what_is_in_use_is_counted_without_garbage():
     """Buffers and small objects that are held, but not cycles that nobody holds."""
-    before = InUse.now()
-    buffers = [bytearray(64 << 10) for _ in range(1_000)]
-    objects = [(number,) for number in range(1_000, 51_000)]
-    gc.disable()  # or most of it would be collected before anybody looks
-    try:
-        for _ in range(50_000):
-            cycle = [bytearray(1 << 10)]
-            cycle.append(cycle)
-        after = InUse.now()
-    finally:
-        gc.enable()
-    held = sum(map(len, buffers))
-    # Besides, whatever else this process does: a twentieth.
+    # In a process of its own: pages that other tests have left in pieces would be filled first.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+        before, after = alone.submit(_in_use_around, 1_000, 50_000, 50_000).result()
+    held = 1_000 * (64 << 10)
     assert abs(after.heap_bytes - before.heap_bytes - held) < held / 20
-    assert len(objects) <= after.python_blocks - before.python_blocks < 3 * len(objects)
+    assert 50_000 <= after.python_blocks - before.python_blocks < 3 * 50_000
     assert 0.95 * held < after.resident_bytes - before.resident_bytes < 1.25 * held
     assert InUse(30, 1, 1).drift(InUse(20, 0, 1)) == {"heap_bytes": 0.5, "resident_bytes": 0.0}
 
