@@ -232,9 +232,9 @@ def check_weights(call: LossCall, logits: Spec, axis: int, weights: Mapping[str,
             raise InvalidField(
                 name, f"a float dtype, broadcastable to {list(target)}", Spec.of(weight)
             )
-        is_bad = ~np.isfinite(weight)
-        if name != "sample_weight":
-            with np.errstate(invalid="ignore"):  # NaN in half precision; it is bad already
+        with np.errstate(invalid="ignore"):  # NaN in half precision, which is bad in any case
+            is_bad = ~np.isfinite(weight)
+            if name != "sample_weight":
                 is_bad |= weight < 0
         if is_bad.any():
             allowed = "finite values" if name == "sample_weight" else "finite values >= 0"

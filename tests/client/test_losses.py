@@ -122,6 +122,17 @@ def test_probabilities_given_as_logits_are_noticed_once(server):
         client.softmax_cross_entropy(PROBABILITIES, [0, 1])
 
 
+@pytest.mark.parametrize("row", [[np.inf, -np.inf, 0], [np.nan, 1, 0], [3e38, 3e38, 0]])
+def test_strange_numbers_bring_no_warnings_of_numpy(server, row):
+    """Of labels ours comes alone; of logits that begin like probabilities none does."""
+    strange = np.array([[0.5, 0.5, 0], row], np.float32)
+    with losswire.Client(server.target) as client:
+        client.softmax_cross_entropy(strange, [0, 1])
+        with pytest.warns(UserWarning, match="do not sum to 1") as caught:
+            client.softmax_cross_entropy(LOGITS, strange)
+        assert len(caught) == 1
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_rows_that_do_not_sum_to_one_are_noticed_once(server, axis):
     """Distributions off 1 are warned of, once per client; not with "tf", not for KL."""

@@ -5,6 +5,7 @@ client sends with generated code.
 """
 
 import grpc
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ NUMBERS = {
     "int64": 8,
     "uint64": 12,
     "float16": 1,
+    "bfloat16": 2,
 }
 
 LOGITS = np.zeros((2, 3), np.float32)
@@ -121,6 +123,10 @@ BOTH = {
     ),
     "NaN weights": (
         {"sample_weight": np.float32([1, np.nan])},
+        "sample_weight: expected finite values, received nan at index (1)",
+    ),
+    "signalling NaN in half precision": (
+        {"sample_weight": np.array([0x3F80, 0x7F81], np.uint16).view(ml_dtypes.bfloat16)},
         "sample_weight: expected finite values, received nan at index (1)",
     ),
     "infinite weights": ({"sample_weight": np.float64([-np.inf, 1])}, "-inf at index (0)"),
