@@ -21,6 +21,7 @@ from losswire_proto.losses import (
     SoftmaxCrossEntropy,
 )
 from losswire_server.requests import UNKNOWN, LossRequest
+from reference import loss_and_gradient
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOATS = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
@@ -36,9 +37,9 @@ PLAIN = SoftmaxCrossEntropy()
 ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
 """Of one operation, relative."""
 
-STEPS = 64
-"""Roundings that a result may be off by, relative to the larger of it and 1: a thread adds up to 64
-terms one after another, and formulas have some steps of their own."""
+STEPS = 32
+"""Roundings that a result may be off by, relative to the larger of it and 1: a thread adds up 8
+terms one after another, then 8 such sums, and formulas have some steps of their own."""
 
 
 def request_of(loss, shape, dtype="float32", axis=-1, labels="ids", seed=0, **more):
@@ -163,3 +164,55 @@ def adversarial(classes, dtype):
     logits[8] = 0
     logits[9, 0] = 40  # all but certain
     return logits.astype(dtype)
+
+
+def padded(rows, classes, labels):
+    """Two likely classes and many equally unlikely ones, as those that pad a vocabulary are."""
+    random = np.random.default_rng(classes)
+    logits = np.repeat(random.uniform(-17, 0, (rows, 1)), classes, axis=1)
+    logits[:, 3], logits[:, 9] = 1, random.uniform(-8, 1, rows)
+    logits = logits.astype(np.float32)
+    is_ids = labels == "ids"
+    given = np.full(rows, 3) if is_ids else np.full(logits.shape, 1 / classes, np.float32)
+    return replace(request_of(PLAIN, logits.shape, labels=labels), logits=logits, labels=given)
+
+
+def assert_digits_of_padded(request, per_example, gradient):
+    """Losses to 4 units in the last place, 2^-21, with what roundings of the logits do to them.
+
+    Gradients of ids to twice as many, of each row's largest.
+    """
+    logits, labels = request.logits, request.labels
+    is_ids = request.reading == "ids"
+    if is_ids:
+        labels = np.broadcast_to(np.arange(logits.shape[1]) == labels[0], logits.shape)
+    loss, slopes = loss_and_gradient(logits, labels.astype(np.float64))
+    scale = loss + np.abs(slopes * logits).sum(axis=1)
+    assert (np.abs(per_example - loss) / scale).max() < 2.0**-21
+    if is_ids:
+        apart = np.abs(gradient - slopes).max(axis=1)
+        assert (apart / np.abs(slopes).max(axis=1)).max() < 2.0**-20
+
+
+def _nearly_sure():
+    gaps = np.array([90, 95, 100], np.float32)
+    logits = np.zeros((3, 5), np.float32)
+    logits[:, 2] = gaps
+    request = replace(request_of(PLAIN, logits.shape), logits=logits, labels=np.full(3, 2))
+    return request, 4 * np.exp(-gaps.astype(np.float64))
+
+
+def _faint_probability():
+    given = np.full((1, 1), 1e-40, np.float32)
+    request = request_of(BinaryCrossEntropy(epsilon=0.0), given.shape, labels="elements")
+    return replace(request, logits=given, labels=np.ones_like(given)), -np.log(given.astype(float))
+
+
+FAINT = {"a loss": _nearly_sure, "a probability": _faint_probability}
+"""Requests in which float32 has numbers below its least normal one, each with the exact losses."""
+
+
+def assert_faint(per_example, exact):
+    """Right but for the steps of 2^-149 that such numbers come in."""
+    found = per_example.reshape(exact.shape)
+    np.testing.assert_allclose(found, exact, rtol=1e-6, atol=2.0**-148)

@@ -12,10 +12,12 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from losswire_server.engine.cubins import Cubins
 from losswire_server.engine.device import (
     DeviceError,
     DeviceLost,
@@ -23,13 +25,12 @@ from losswire_server.engine.device import (
     LaunchError,
     Pinned,
 )
-from losswire_server.engine.known_kernels import SOURCES, sources_digest
+from losswire_server.engine.known_kernels import SOURCES
 from losswire_server.engine.launches import COMPILER_OPTIONS
 from losswire_server.engine.tilings import Traits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from losswire_proto.dtypes import Array
     from losswire_server.engine.device import Event, Stream
@@ -75,6 +76,10 @@ def find_gpus() -> tuple[int, str]:
     return count, f"found {', '.join(names)}" if names else _NO_GPU
 
 
+def _folder_of_cupy() -> Path:
+    return Path(os.environ.get("CUPY_CACHE_DIR") or "~/.cupy/kernel_cache").expanduser()
+
+
 def _why_not_imported(error: ImportError) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name in {None, "cupy"}:
         return "CuPy is not installed (pip install 'losswire[cuda13]' or '[cuda12]')"
@@ -91,15 +96,15 @@ def _why_not_usable(error: Exception) -> str:
             return f"CuPy finds no usable CUDA driver: {error}"
 
 
-def keep_compiled(folder: Path) -> None:
-    """Has CuPy keep what it compiles in a folder; before anything is compiled."""
-    os.environ["CUPY_CACHE_DIR"] = str(folder)  # it knows no other way to be told
-
-
 class CupyDevice:
-    """The GPU of a number; see `device.Device`. To be made where `find_gpus` has found it."""
+    """The GPU of a number; see `device.Device`. To be made where `find_gpus` has found it.
 
-    def __init__(self, number: int) -> None:
+    Args:
+        number: of the GPU.
+        kernel_cache: where compiled kernels are kept; None for CuPy's own folder.
+    """
+
+    def __init__(self, number: int, kernel_cache: Path | None = None) -> None:
         import cupy  # noqa: PLC0415 -- as above
 
         self._cupy = cupy
@@ -114,6 +119,8 @@ class CupyDevice:
         self.name: str = properties["name"].decode()
         self.memory_bytes = int(properties["totalGlobalMem"])
         self.traits = Traits((int(properties["major"]), int(properties["minor"])), int(shared))
+        made_by = f"{self.traits.capability}, NVRTC {cupy.cuda.nvrtc.getVersion()}"
+        self._cubins = Cubins(kernel_cache or _folder_of_cupy(), made_by)
 
     def attach(self) -> None:
         """Makes it the device of the calling thread."""
@@ -225,15 +232,20 @@ class CupyDevice:
 
     def _compiled(self, kernel: Kernel) -> Any:
         if kernel not in self._kernels:
-            # CuPy's cache on disk does not look into what a source includes.
-            macros = [*kernel.macros, ("LOSSWIRE_SOURCES", f"0x{sources_digest()}")]
-            options = [*COMPILER_OPTIONS, f"-I{SOURCES}"]
-            options += [f"-D{name}={value}" for name, value in macros]
-            source = (SOURCES / kernel.source).read_text(encoding="utf-8")
-            with self._ours(refused=LaunchError):
-                module = self._cupy.RawModule(code=source, options=tuple(options))
-                self._kernels[kernel] = module.get_function(kernel.entry)
+            ours = self._ours(refused=LaunchError)
+            with ours, self._cubins.file(kernel, self._machine_code) as path:
+                module = self._cupy.RawModule(path=str(path))
+                self._kernels[kernel] = module.get_function(kernel.entry)  # which loads it
         return self._kernels[kernel]
+
+    def _machine_code(self, kernel: Kernel) -> bytes:
+        options = [*COMPILER_OPTIONS, f"-I{SOURCES}"]
+        options += [f"-D{name}={value}" for name, value in kernel.macros]
+        source = (SOURCES / kernel.source).read_text(encoding="utf-8")
+        # For the thread's device. What RawModule compiles by itself would take numbers below 2^-126
+        # for 0: it adds -ftz=true, whatever it is told.
+        code, _ = self._cupy.cuda.compiler.compile_using_nvrtc(source, tuple(options))
+        return bytes(code)
 
     @contextmanager
     def _ours(self, refused: type[DeviceError] = DeviceLost) -> Iterator[None]:

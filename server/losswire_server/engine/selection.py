@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from losswire_proto.losses import LossCall
-from losswire_server.engine.cupy_engine import CupyDevice, find_gpus, keep_compiled
+from losswire_server.engine.cupy_engine import CupyDevice, find_gpus
 from losswire_server.engine.device import DeviceError
 from losswire_server.engine.gpu_engine import GpuEngine
 from losswire_server.engine.known_kernels import KnownKernels
@@ -79,19 +79,17 @@ def _gpu_engine(
     numbers: list[int], wanted: EngineSettings, on_lost: Callable[[str], None]
 ) -> GpuEngine:
     """An engine over these GPUs, each of which has computed something."""
-    if wanted.kernel_cache is not None:
-        keep_compiled(wanted.kernel_cache)
     budget = wanted.gpu_memory_bytes
     # Each alone at first, so that a GPU that cannot compute is found out.
     for number in numbers:
-        trial = GpuEngine([CupyDevice(number)], budget, _say_nothing)
+        trial = GpuEngine([CupyDevice(number, wanted.kernel_cache)], budget, _say_nothing)
         try:
             call = LossCall(grad_logits=True)
             logits = np.zeros((2, 3), np.float32)
             trial.compute([LossRequest(call, logits, 1, np.zeros(2, np.int64), "ids")])
         finally:
             trial.close()
-    devices = [CupyDevice(number) for number in numbers]
+    devices = [CupyDevice(number, wanted.kernel_cache) for number in numbers]
     return GpuEngine(devices, budget, on_lost, known=KnownKernels(wanted.kernel_cache))
 
 

@@ -5,6 +5,8 @@ That CuPy does it is tried on a GPU (`make gpu-test`).
 
 import sys
 import types
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from losswire_server.engine.launches import ARGUMENTS, Kernel, Launch
 from losswire_server.engine.tilings import Traits
 
 KERNEL = Kernel("rows.cu", "losswire_rows", (("LOSS", '"cross_entropy.cuh"'), ("THREADS", "128")))
-
+HOPPER = {"name": b"H100", "totalGlobalMem": 80 << 30, "major": 9, "minor": 0}
+OLDER = HOPPER | {"name": b"A100", "major": 8}
 
 NOTED = [
     "malloc", "free", "hostAlloc", "freeHost", "hostRegister", "hostUnregister", "eventRecord",
@@ -39,21 +42,22 @@ class StandIn:
     """A CuPy that notes its calls, and fails with the status that is set."""
 
     def __init__(self):
-        self.calls, self.status, self.kernels = [], 0, []
+        self.calls, self.status, self.kernels, self.compiled = [], 0, [], []
         runtime = types.SimpleNamespace(
             **{name: self.noting(name) for name in NOTED},
             CUDARuntimeError=CudaError,
             eventCreateWithFlags=self.noting("eventCreateWithFlags", 77),
             eventQuery=lambda _event: self.status,
             deviceGetAttribute=lambda attribute, _number: {97: 227 << 10}[attribute],
-            getDeviceProperties=lambda _number: {
-                "name": b"H100", "totalGlobalMem": 80 << 30, "major": 9, "minor": 0
-            },
-        )  # fmt: skip
+            getDeviceProperties=lambda _number: HOPPER,
+        )
         self.cuda = types.SimpleNamespace(
             runtime=runtime,
             driver=types.SimpleNamespace(CUDADriverError=CudaError),
-            compiler=types.SimpleNamespace(CompileException=CompileError),
+            compiler=types.SimpleNamespace(
+                CompileException=CompileError, compile_using_nvrtc=self.compile
+            ),
+            nvrtc=types.SimpleNamespace(getVersion=lambda: (13, 0)),
             Device=lambda number: types.SimpleNamespace(use=lambda: self.note("use", number)),
             Stream=self.Stream,
         )
@@ -84,9 +88,13 @@ class StandIn:
 
         return call
 
-    def RawModule(self, *, code, options):  # noqa: N802 -- CuPy's
-        assert "extern" in code
-        self.options = options
+    def compile(self, source, options):
+        assert "extern" in source
+        self.compiled.append(options)
+        return b"machine code", None
+
+    def RawModule(self, *, path):  # noqa: N802 -- CuPy's
+        assert Path(path).read_bytes() == b"machine code"
 
         class RawKernel:
             def __call__(kernel, grid, block, arguments, *, shared_mem):  # noqa: N805 -- two selves
@@ -94,16 +102,17 @@ class StandIn:
 
         def get_function(entry):
             self.kernels.append(RawKernel())
-            self.note("compile", entry)
+            self.note("load", entry)
             return self.kernels[-1]
 
         return types.SimpleNamespace(get_function=get_function)
 
 
 @pytest.fixture
-def cupy(monkeypatch):
+def cupy(monkeypatch, tmp_path):
     stand_in = StandIn()
     monkeypatch.setitem(sys.modules, "cupy", stand_in)
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "cupy"))
     return stand_in
 
 
@@ -131,13 +140,39 @@ def test_a_launch(cupy):
     stream, record = device.stream(), np.zeros((), ARGUMENTS)
     device.launch(Launch(KERNEL, 8, 128, 1024), record, stream)
     device.launch(Launch(KERNEL, 9, 128, 50 << 10), record, stream)
-    assert [call[0] for call in cupy.calls] == ["compile", "launch", "launch"]
+    assert [call[0] for call in cupy.calls] == ["load", "launch", "launch"]
     assert cupy.calls[1] == ("launch", (8,), (128,), (record,), 1024)
     assert cupy.kernels[0].max_dynamic_shared_size_bytes == 50 << 10
-    assert '-DLOSS="cross_entropy.cuh"' in cupy.options
-    assert "--std=c++17" in cupy.options
-    assert "--fmad=false" in cupy.options
-    assert any(option.startswith("-DLOSSWIRE_SOURCES=0x") for option in cupy.options)
+    [options] = cupy.compiled
+    assert {'-DLOSS="cross_entropy.cuh"', "--std=c++17", "--fmad=false"} <= set(options)
+
+
+def test_what_was_compiled_is_there_at_the_next_start(cupy, tmp_path, monkeypatch):
+    """For the same kernel, sources, options, device and compiler; in the folder that is set."""
+    folder = tmp_path / "ours"
+    other = replace(KERNEL, macros=KERNEL.macros[:1])
+    for kernel in (KERNEL, other, KERNEL):
+        CupyDevice(0, folder).compile(kernel)
+    assert len(cupy.compiled) == 2
+    assert len(list(folder.iterdir())) == 2
+    cupy.cuda.nvrtc.getVersion = lambda: (13, 1)
+    CupyDevice(0, folder).compile(KERNEL)
+    cupy.cuda.runtime.getDeviceProperties = lambda _number: OLDER
+    CupyDevice(0, folder).compile(KERNEL)
+    monkeypatch.setattr("losswire_server.engine.cubins.sources_digest", lambda: "others")
+    CupyDevice(0, folder).compile(KERNEL)
+    assert len(cupy.compiled) == len(list(folder.iterdir())) == 5
+    CupyDevice(0).compile(KERNEL)
+    assert len(list((tmp_path / "cupy").iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_written_costs_time_alone(cupy, tmp_path):
+    """What is compiled is kept until the process ends."""
+    (tmp_path / "file").write_text("in the way")
+    device = CupyDevice(0, tmp_path / "file" / "folder")
+    device.compile(KERNEL)
+    device.launch(Launch(KERNEL, 8, 128, 0), np.zeros((), ARGUMENTS), device.stream())
+    assert [call[0] for call in cupy.calls] == ["load", "launch"]
 
 
 @pytest.mark.parametrize(("status", "error"), [(2, DeviceMemoryError), (700, DeviceLost)])
@@ -166,10 +201,10 @@ def test_a_launch_may_be_refused(cupy, status, error):
 def test_a_kernel_that_does_not_compile_is_refused(cupy, monkeypatch):
     """NVRTC's words are passed on."""
 
-    def fail(**_options):
+    def fail(*_options):
         raise CompileError("rows.cu(3): error: expected a ;")
 
-    monkeypatch.setattr(cupy, "RawModule", fail, raising=False)
+    monkeypatch.setattr(cupy.cuda.compiler, "compile_using_nvrtc", fail)
     with pytest.raises(LaunchError, match="expected a ;"):
         CupyDevice(0).compile(KERNEL)
 

@@ -9,12 +9,16 @@ from batches import KINDS, Common, bits, placed, request_of
 from kernel_cases import (
     ELEMENT_CASES,
     EVERYTHING,
+    FAINT,
     FLOATS,
     PLAIN,
     ROW_CASES,
     adversarial,
+    assert_digits_of_padded,
+    assert_faint,
     assert_near,
     exact_results,
+    padded,
 )
 from kernel_cases import (
     request_of as case_of,
@@ -151,6 +155,22 @@ def test_adversarial_rows(classes, engine, numpy_engine):
     call = LossCall(PLAIN, grad_logits=True, reduction="mean")
     request = LossRequest(call, adversarial(classes, np.float32), 1, ids, "ids")
     assert_near_exact(request, engine, numpy_engine)
+
+
+@pytest.mark.parametrize("labels", ["ids", "distribution"])
+@pytest.mark.parametrize("classes", [64, 512, 2_048, 8_192, 65_536, 400_000])
+def test_equal_logits_far_below_keep_digits(classes, labels, engine):
+    """Small terms are many, and each loses in the same direction."""
+    request = padded(30, classes, labels)
+    (result,) = engine.compute([request])
+    assert_digits_of_padded(request, result.per_example, result.grad_logits)
+
+
+@pytest.mark.parametrize("case", FAINT)
+def test_faint_numbers_are_not_0(case, engine):
+    """Below 2^-126 float32 has fewer digits, but has them: compiled without -ftz=true."""
+    request, exact = FAINT[case]()
+    assert_faint(engine.compute([request])[0].per_example, exact)
 
 
 @pytest.mark.parametrize("classes", [10, 1_000, 32_000, 131_072])

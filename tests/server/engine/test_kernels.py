@@ -13,13 +13,17 @@ from kernel_cases import (
     BFLOAT16,
     ELEMENT_CASES,
     EVERYTHING,
+    FAINT,
     FLOATS,
     PLAIN,
     ROW_CASES,
     TILINGS,
     adversarial,
+    assert_digits_of_padded,
+    assert_faint,
     assert_near,
     exact_results,
+    padded,
     request_of,
 )
 from losswire_proto.losses import (
@@ -45,6 +49,16 @@ NEARLY_FULL = {
     "two reads": (4 * 8192, TURING),
 }
 """Classes of bfloat16 that fill rounds of who computes them, and a device on which it does."""
+
+FULL = {
+    "a thread": (64, HOPPER, 300),
+    "lanes": (512, HOPPER, 300),
+    "a warp": (2048, HOPPER, 100),
+    "a block": (8192, HOPPER, 30),
+    "a cluster": (65_536, HOPPER, 10),
+    "two reads": (400_000, TURING, 4),
+}
+"""Classes of float32 of which a thread has as many as it can hold, or more; a device; and rows."""
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +157,23 @@ def test_sequences(numpy_engine):
     request = request_of(SequenceLoss(), (4, 5, 30))
     weights = np.linspace(0, 1, 20, dtype=np.float32).reshape(4, 5)
     assert_same(replace(request, sample_weight=weights), numpy_engine)
+
+
+@pytest.mark.parametrize("labels", ["ids", "distribution"])
+@pytest.mark.parametrize("tiling", FULL)
+def test_equal_logits_far_below_keep_digits(tiling, labels):
+    """Small terms are many, and each loses in the same direction: `test_digits` has it of NumPy."""
+    classes, traits, rows = FULL[tiling]
+    request = padded(rows, classes, labels)
+    written = compute(request, traits)
+    assert_digits_of_padded(request, written.per_example, written.dense)
+
+
+@pytest.mark.parametrize("case", FAINT)
+def test_faint_numbers_are_not_0(case):
+    """Below 2^-126 float32 has fewer digits, but has them."""
+    request, exact = FAINT[case]()
+    assert_faint(compute(request).per_example, exact)
 
 
 @pytest.mark.parametrize("tiling", TILINGS)

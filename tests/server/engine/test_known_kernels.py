@@ -1,13 +1,11 @@
 """Kernels that were needed before are compiled before the first caller waits."""
 
-import os
 import threading
 
 import pytest
 
 import fake_kernels
 from losswire_server.engine import known_kernels
-from losswire_server.engine.cupy_engine import keep_compiled
 from losswire_server.engine.device import LaunchError
 from losswire_server.engine.gpu_engine import GpuEngine
 from losswire_server.engine.known_kernels import MOST, KnownKernels
@@ -117,10 +115,3 @@ def test_a_kernel_that_does_not_compile_any_more_is_passed_over(tmp_path):
     engine.compute([rows_of(3)])
     engine.close()
     assert device.compiled == [OTHER]
-
-
-def test_cupy_keeps_its_own_beside_it(tmp_path, monkeypatch):
-    """The folder is CuPy's too, so that compiling what is known is reading it."""
-    monkeypatch.setenv("CUPY_CACHE_DIR", "elsewhere")
-    keep_compiled(tmp_path)
-    assert os.environ["CUPY_CACHE_DIR"] == str(tmp_path)

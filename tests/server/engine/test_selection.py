@@ -51,7 +51,7 @@ def devices(monkeypatch):
     """Fake devices in the place of CuPy's; those that were made, by number, and how they fail."""
     made, failures = [], {}
 
-    def make(number):
+    def make(number, _kernel_cache):
         device = FakeDevice(fake_kernels.run, failures=failures.get(number))
         made.append((number, device))
         return device

@@ -136,10 +136,13 @@ struct InThread {
 
     __device__ __forceinline__ Real z_at(int c) const { return shaped(arguments, logit(c)); }
 
-    template <typename Visit>
-    __device__ __forceinline__ void sweep(const Visit& visit) {
+    template <typename Visit, typename After = Nothing>
+    __device__ __forceinline__ void sweep(const Visit& visit, const After& after = After()) {
 #pragma unroll
-        for (int c = 0; c < CLASSES; ++c) visit(c, kept[c], label[HAS_LABELS ? c : 0]);
+        for (int c = 0; c < CLASSES; ++c) {
+            visit(c, kept[c], label[HAS_LABELS ? c : 0]);
+            if ((c + 1) % FEW == 0 || c + 1 == CLASSES) after();
+        }
     }
 
     template <typename Gradients>

@@ -73,10 +73,46 @@ struct NoGradients {
     __device__ __forceinline__ Real of_label(const Element&) const { return 0; }
 };
 
+// What a thread adds up: its share of the row's sums.
+//
+// Equal small terms beside a large one are all rounded in the same direction. So a few at a time are added
+// up by themselves as a part; and where parts ARE_MANY, what each loses on its way into the whole is kept.
+template <int COUNT, bool ARE_MANY>
+struct Subtotals {
+    Real whole[COUNT], part[COUNT], lost[COUNT];
+
+    __device__ __forceinline__ Subtotals() {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) whole[i] = part[i] = lost[i] = 0;
+    }
+
+    __device__ __forceinline__ void end_part() {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            const Real sum = whole[i] + part[i];
+            if (ARE_MANY) {
+                const Real added = sum - whole[i];
+                lost[i] += (whole[i] - (sum - added)) + (part[i] - added);
+            }
+            whole[i] = sum;
+            part[i] = 0;
+        }
+    }
+
+    // An infinite sum has lost nothing.
+    __device__ __forceinline__ void settle() {
+#pragma unroll
+        for (int i = 0; ARE_MANY && i < COUNT; ++i) {
+            whole[i] += is_finite(lost[i]) ? lost[i] : Real(0);
+            lost[i] = 0;
+        }
+    }
+};
+
 // The sums of a row that is held: its peaks first, which nothing then exceeds.
-template <typename Held, typename Group>
+template <typename Held, typename Group, typename Sums>
 __device__ __forceinline__ void sum_held(
-    const Arguments& arguments, const Loss& loss, Held& held, Group& group, Real* sums,
+    const Arguments& arguments, const Loss& loss, Held& held, Group& group, Sums& sums,
     Real (&peaks)[PEAK_COUNT]) {
     if (Loss::PEAKS) {
         held.sweep([&](int c, Real& kept, Real label) {
@@ -84,29 +120,32 @@ __device__ __forceinline__ void sum_held(
         });
         group.template reduce<Largest>(peaks);
     }
-    held.sweep([&](int c, Real& kept, Real label) {
+    const auto add = [&](int c, Real& kept, Real label) {
         const Real e = Loss::PEAKS ? Exponential<LOGIT>::of(kept, peaks[0]) : Real(0);
-        loss.add(sums, peaks, arguments, Element{c, kept, e, label});
+        loss.add(sums.part, peaks, arguments, Element{c, kept, e, label});
         if (Loss::KEEPS_E && !ARGMAX) kept = e;
-    });
+    };
+    held.sweep(add, [&] { sums.end_part(); });
 }
 
 // Brings the sums to higher peaks, if they are any higher.
+template <typename Sums>
 __device__ __forceinline__ void raise_to(
-    const Loss& loss, Real* sums, Real (&peaks)[PEAK_COUNT], const Real (&higher)[PEAK_COUNT]) {
+    const Loss& loss, Sums& sums, Real (&peaks)[PEAK_COUNT], const Real (&higher)[PEAK_COUNT]) {
     bool is_higher = false;
 #pragma unroll
     for (int i = 0; i < PEAK_COUNT; ++i) is_higher = is_higher || higher[i] > peaks[i];
     if (!is_higher) return;
-    loss.raise(sums, peaks, higher);
+    sums.settle();
+    loss.raise(sums.whole, peaks, higher);
 #pragma unroll
     for (int i = 0; i < PEAK_COUNT; ++i) peaks[i] = higher[i];
 }
 
 // The sums of a row that goes by: relative to the highest peaks so far.
-template <typename Held, typename Group>
+template <typename Held, typename Group, typename Sums>
 __device__ __forceinline__ void sum_passing(
-    const Arguments& arguments, const Loss& loss, Held& held, Group& group, Real* sums,
+    const Arguments& arguments, const Loss& loss, Held& held, Group& group, Sums& sums,
     Real (&peaks)[PEAK_COUNT]) {
     constexpr bool IS_READ_AGAIN = Loss::HAS_SECOND || HAS_GRADIENTS;
     held.template each_part<IS_READ_AGAIN ? Reading::FIRST_OF_TWO : Reading::LAST>([&](auto& part) {
@@ -119,10 +158,11 @@ __device__ __forceinline__ void sum_passing(
             });
             raise_to(loss, sums, peaks, higher);
         }
-        part.sweep([&](int c, Real& z, Real label) {
+        const auto add = [&](int c, Real& z, Real label) {
             const Real e = Loss::PEAKS ? Exponential<LOGIT>::of(z, peaks[0]) : Real(0);
-            loss.add(sums, peaks, arguments, Element{c, z, e, label});
-        });
+            loss.add(sums.part, peaks, arguments, Element{c, z, e, label});
+        };
+        part.sweep(add, [&] { sums.end_part(); });
     });
     if (Loss::PEAKS) {
         Real highest[PEAK_COUNT];
@@ -154,25 +194,27 @@ __device__ __forceinline__ void compute_row(
     group.settle();  // gradients may be written where logits are
 #endif
 
-    Real peaks[PEAK_COUNT], sums[Loss::SUMS], second[Loss::SECOND_SUMS];
+    Real peaks[PEAK_COUNT];
     for (Real& peak : peaks) peak = no_logit();
-    for (Real& sum : sums) sum = 0;
-    for (Real& sum : second) sum = 0;
-
+    Subtotals<Loss::SUMS, !Held::IS_KEPT> sums;
     if constexpr (Held::IS_KEPT) {
         sum_held(arguments, loss, held, group, sums, peaks);
     } else {
         sum_passing(arguments, loss, held, group, sums, peaks);
     }
-    group.template reduce<Sum>(sums);
-    loss.between(arguments, sums, peaks);
+    sums.settle();
+    group.template reduce<Sum>(sums.whole);
+    loss.between(arguments, sums.whole, peaks);
+    Subtotals<Loss::SECOND_SUMS, !Held::IS_KEPT> second;
     if (Loss::HAS_SECOND) {
-        held.sweep([&](int c, Real& kept, Real label) {
-            loss.add_second(second, arguments, Element{c, kept, 0, label});
-        });
-        group.template reduce<Sum>(second);
+        const auto add = [&](int c, Real& kept, Real label) {
+            loss.add_second(second.part, arguments, Element{c, kept, 0, label});
+        };
+        held.sweep(add, [&] { second.end_part(); });
+        second.settle();
+        group.template reduce<Sum>(second.whole);
     }
-    const Real value = loss.loss(arguments, sums, second);
+    const Real value = loss.loss(arguments, sums.whole, second.whole);
     const unsigned char flags = arguments.flags ? arguments.flags[row.number] : 0;
 #if ARGMAX
     Argmax argmax;
@@ -186,7 +228,7 @@ __device__ __forceinline__ void compute_row(
         static_cast<Real*>(arguments.logsumexp)[row.number] = loss.lse;
 #endif
 #if ENTROPY
-        static_cast<Real*>(arguments.entropy)[row.number] = loss.entropy(sums);
+        static_cast<Real*>(arguments.entropy)[row.number] = loss.entropy(sums.whole);
 #endif
 #if ARGMAX
         arguments.argmax[row.number] = largest;

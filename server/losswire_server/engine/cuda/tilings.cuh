@@ -6,10 +6,11 @@
 //
 // Rows of one warp or less whose classes lie apart come by way of a tile (`tiles.cuh`).
 //
-// Each offers `sweep(visit)` over the thread's classes, with the logit's z and the label, and `write`
-// for what is computed from them. What a sweep is given as `kept` is z, unless one before put e in its
-// place. Words of a row are there or not as a whole, and of most it is certain that they are: so few
-// branches come between the classes, and a thread works on several at once.
+// Each offers `sweep(visit, after)`, which visits the thread's classes, with the logit's z and the label, and
+// comes to `after` whenever it has visited FEW; and `write` for what is computed from them. What a sweep is
+// given as `kept` is z, unless one before put e in its place. Words of a row are there or not as a whole, and
+// of most it is certain that they are: so few branches come between the classes, and a thread works on
+// several at once.
 
 #pragma once
 
@@ -35,6 +36,13 @@ struct Row {
 constexpr bool HAS_LABELS = LABELS && !IDS;
 constexpr bool HAS_GRADIENTS = GRAD_LOGITS || GRAD_LABELS;
 constexpr bool IS_LABEL_STRIDED = STRIDED && !HAS_TABLE;
+
+// Classes that are added up by themselves; fewer where a thread has fewer at once.
+constexpr int FEW = 8;
+
+struct Nothing {
+    __device__ __forceinline__ void operator()() const {}
+};
 
 // Where class c of a row is.
 template <typename Value>
@@ -159,8 +167,8 @@ struct InRegisters {
         return k < CERTAIN || Own::offset(k, i) < row.classes - first;
     }
 
-    template <typename Visit>
-    __device__ __forceinline__ void sweep(const Visit& visit) {
+    template <typename Visit, typename After = Nothing>
+    __device__ __forceinline__ void sweep(const Visit& visit, const After& after = After()) {
 #pragma unroll
         for (int k = 0; k < HELD; ++k) {
 #pragma unroll
@@ -171,6 +179,7 @@ struct InRegisters {
                     visit(first + Own::offset(k, i), kept[k][i], label[HAS_LABELS ? k : 0][i]);
                 }
             }
+            if ((k + 1) * RUN % FEW == 0 || k + 1 == HELD) after();
         }
     }
 
@@ -249,9 +258,9 @@ struct InMemory {
         }
     }
 
-    template <typename Visit>
-    __device__ __forceinline__ void sweep(const Visit& visit) {
-        each_part<Reading::FIRST_OF_TWO>([&](auto& part) { part.sweep(visit); });
+    template <typename Visit, typename After = Nothing>
+    __device__ __forceinline__ void sweep(const Visit& visit, const After& after = After()) {
+        each_part<Reading::FIRST_OF_TWO>([&](auto& part) { part.sweep(visit, after); });
     }
 
     template <typename Gradients>
