@@ -98,11 +98,13 @@ def _rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _drift(server: Mapping[str, Any]) -> str:
-    resident, heap, blocks = (
-        f"{server['drift'][name]:+.2%}"
-        for name in ("resident_bytes", "heap_bytes", "python_blocks")
-    )
-    return f"resident {resident}, heap in use {heap}, small objects {blocks}"
+    words = {
+        "resident_bytes": "resident",
+        "heap_bytes": "heap in use",  # where malloc tells
+        "python_blocks": "small objects",
+    }
+    drift = server["drift"]
+    return ", ".join(f"{words[name]} {drift[name]:+.2%}" for name in words if name in drift)
 
 
 def main() -> None:

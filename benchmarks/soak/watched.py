@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +23,9 @@ from losswire_server import LocalServer, child, memory
 
 _ASKING: Final = signal.SIGUSR1
 
-_LOOKS: Final = 20
-"""One after the other that bring no less. Each takes some 40 ms; what gRPC still has of clients
-that have gone is given back within a second."""
+_QUIET_SECONDS: Final = 1.5
+"""In which looks bring no less: what gRPC still has of clients that have gone is given back within
+a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,14 @@ class WatchedServer(LocalServer):
     def in_use(self) -> InUse:
         """What it has in use, once that becomes no less."""
         heap = resident = sys.maxsize
-        looks = 0
-        while looks < _LOOKS:
+        lowest = time.monotonic()
+        while True:
             last = self._look()
-            looks = looks + 1 if last.heap_bytes >= heap and last.resident_bytes >= resident else 0
+            if last.heap_bytes < heap or last.resident_bytes < resident:
+                lowest = time.monotonic()
+            elif time.monotonic() > lowest + _QUIET_SECONDS:
+                return last
             heap, resident = min(heap, last.heap_bytes), min(resident, last.resident_bytes)
-        return last
 
     def _look(self) -> InUse:
         os.kill(self.pid, _ASKING)

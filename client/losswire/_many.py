@@ -166,7 +166,8 @@ class _Stream:
     def __init__(self, begin: Callable[[Iterator[bytes]], Any]) -> None:
         self.is_over = False
         self._next_id = 1
-        self._lock = threading.Lock()
+        # A client that nobody holds may be collected, and end its stream, on a thread that has it.
+        self._lock = threading.RLock()
         self._in_flight: dict[int, Ticket] = {}
         self._unsent: list[bytes] = []
         # Of the last message: its first id, and how many requests wait while none is answered.
@@ -226,6 +227,8 @@ class _Stream:
         """The messages, made as gRPC's thread comes for them."""
         while not self.is_over:
             self._wake.wait()
+            # The last look below may have been written down over a flush that came after it.
+            self._is_awake = True
             while self._is_awake:
                 if not self._has_something():
                     self._is_awake = False

@@ -35,11 +35,12 @@ def softmax_cross_entropy(operands: Operands) -> RowResults:
     loss = operands.loss if isinstance(operands.loss, SoftmaxCrossEntropy) else _PLAIN
     z, by_cap = _capped(operands, loss)
     exp = operands.scratch()
-    is_shifted = operands.ids is None
-    is_kept = is_shifted or "entropy" in loss.extras
-    spread = _Spread(operands) if operands.ids is not None and loss.label_smoothing else None
+    has_ids = operands.ids is not None
+    spread = _Spread(operands) if has_ids and loss.label_smoothing else None
     look = None if spread is None else spread.look
+    is_kept = not has_ids or "entropy" in loss.extras
     shifted = operands.buffer() if is_kept else exp
+    is_shifted = not has_ids or (spread is not None and operands.class_weight is not None)
     tile = softmax_tile(z, shifted, exp, look, is_shifted=is_shifted)
     extras = _extras(tile, loss, operands) if loss.extras else {}
     if operands.ids is not None:
@@ -91,8 +92,9 @@ def _extras(tile: SoftmaxTile, loss: SoftmaxCrossEntropy, operands: Operands) ->
 class _Spread:
     """The share of smoothed ids that goes to all classes alike: w, Σ w, and Σ w * (z - z_j).
 
-    What of z_j is left in the sum is taken off afterwards. That costs less than rounding z would:
-    z_j is 64 at most there, and with more than 64 classes lse - z is more than 4 on average.
+    Without class weights, what of z_j is left in the sum is taken off afterwards. That costs less
+    than rounding z would: z_j is 64 at most there, and with more than 64 classes lse - z is more
+    than 4 on average. With weights, which may lie on j alone, nothing must be left.
     """
 
     def __init__(self, operands: Operands) -> None:

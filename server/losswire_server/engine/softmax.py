@@ -120,7 +120,8 @@ class SoftmaxTile:
         exp, factor = self.exp, scale / self.total
         if self.unit is not None:
             factor /= self.unit
-            if np.minimum.reduce(factor, initial=1.0) < _SMALL:
+            # Of rows without a softmax the factor is NaN, which `minimum` would not see past.
+            if np.fmin.reduce(factor, initial=1.0) < _SMALL:
                 exp, factor = self._in_two(self.unit, scale, factor, out)
         np.multiply(exp, factor.astype(out.dtype)[:, None], out=out)
 

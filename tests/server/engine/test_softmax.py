@@ -113,6 +113,28 @@ def test_small_scales_keep_their_digits(engine, scale):
     expected *= np.float32(scale)
     assert_close(gradient, expected, 2.0**-19, floor=2.0**-126)
     assert (gradient[:3, 7] > 0.1 * scale).all()
+    strange = np.full((1, CLASSES), np.nan, np.float32)
+    beside = compute(engine, np.concatenate([logits, strange]), np.append(ids, 0), scale)
+    assert np.array_equal(beside.grad_logits[:4], gradient)
+    assert np.isnan(beside.grad_logits[4]).all()
+
+
+@pytest.mark.parametrize("heavy", [1e2, 1e4, 1e6])
+def test_uneven_class_weights_smooth_to_full_digits(engine, heavy):
+    """Also where nearly all weight is on the largest logit, and the others count for nearly all."""
+    random = np.random.default_rng(5)
+    logits = random.uniform(36, 41, (200, CLASSES)).astype(np.float32)
+    logits[:, 7] = random.uniform(60, 64, 200)
+    weights = np.ones(CLASSES, np.float32)
+    weights[7] = heavy
+    call = LossCall(SoftmaxCrossEntropy(label_smoothing=0.1))
+    ids = np.full(200, 7)
+    [result] = engine.compute([LossRequest(call, logits, 1, ids, "ids", class_weight=weights)])
+    of_classes = np.stack(
+        [loss_and_gradient(logits, np.full(200, each))[0] for each in range(CLASSES)], axis=1
+    )
+    expected = 0.9 * heavy * of_classes[:, 7] + 0.1 / CLASSES * (of_classes * weights).sum(axis=1)
+    assert_close(result.per_example, expected, 2.0**-21)
 
 
 @pytest.mark.parametrize("gap", [13.7, 20.2, 66.1, 80.3])
