@@ -37,9 +37,9 @@ PLAIN = SoftmaxCrossEntropy()
 ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
 """Of one operation, relative."""
 
-STEPS = 32
-"""Roundings that a result may be off by, relative to the larger of it and 1: a thread adds up 8
-terms one after another, then 8 such sums, and formulas have some steps of their own."""
+STEPS = 64
+"""Roundings that a result may be off by, relative to the larger of it and 1: a thread adds up to 64
+terms one after another, and formulas have some steps of their own."""
 
 
 def request_of(loss, shape, dtype="float32", axis=-1, labels="ids", seed=0, **more):

@@ -73,11 +73,18 @@ struct NoGradients {
     __device__ __forceinline__ Real of_label(const Element&) const { return 0; }
 };
 
+// How a thread's terms come to its sums. Equal small ones beside a large one are all rounded in the same
+// direction: so a few at a time are added up by themselves, as a part; and where parts are many, what each
+// loses on its way into the whole is kept. Of a row that is held, half formats want no such digits, and
+// float64 has them.
+enum class Parts { NONE, FEW, MANY };
+
+__device__ constexpr Parts parts(bool is_held) {
+    return !is_held ? Parts::MANY : (sizeof(LOGIT) == sizeof(float) ? Parts::FEW : Parts::NONE);
+}
+
 // What a thread adds up: its share of the row's sums.
-//
-// Equal small terms beside a large one are all rounded in the same direction. So a few at a time are added
-// up by themselves as a part; and where parts ARE_MANY, what each loses on its way into the whole is kept.
-template <int COUNT, bool ARE_MANY>
+template <int COUNT, Parts PARTS>
 struct Subtotals {
     Real whole[COUNT], part[COUNT], lost[COUNT];
 
@@ -86,11 +93,14 @@ struct Subtotals {
         for (int i = 0; i < COUNT; ++i) whole[i] = part[i] = lost[i] = 0;
     }
 
+    // Where terms are added.
+    __device__ __forceinline__ Real* open() { return PARTS == Parts::NONE ? whole : part; }
+
     __device__ __forceinline__ void end_part() {
 #pragma unroll
-        for (int i = 0; i < COUNT; ++i) {
+        for (int i = 0; PARTS != Parts::NONE && i < COUNT; ++i) {
             const Real sum = whole[i] + part[i];
-            if (ARE_MANY) {
+            if (PARTS == Parts::MANY) {
                 const Real added = sum - whole[i];
                 lost[i] += (whole[i] - (sum - added)) + (part[i] - added);
             }
@@ -102,7 +112,7 @@ struct Subtotals {
     // An infinite sum has lost nothing.
     __device__ __forceinline__ void settle() {
 #pragma unroll
-        for (int i = 0; ARE_MANY && i < COUNT; ++i) {
+        for (int i = 0; PARTS == Parts::MANY && i < COUNT; ++i) {
             whole[i] += is_finite(lost[i]) ? lost[i] : Real(0);
             lost[i] = 0;
         }
@@ -122,7 +132,7 @@ __device__ __forceinline__ void sum_held(
     }
     const auto add = [&](int c, Real& kept, Real label) {
         const Real e = Loss::PEAKS ? Exponential<LOGIT>::of(kept, peaks[0]) : Real(0);
-        loss.add(sums.part, peaks, arguments, Element{c, kept, e, label});
+        loss.add(sums.open(), peaks, arguments, Element{c, kept, e, label});
         if (Loss::KEEPS_E && !ARGMAX) kept = e;
     };
     held.sweep(add, [&] { sums.end_part(); });
@@ -160,7 +170,7 @@ __device__ __forceinline__ void sum_passing(
         }
         const auto add = [&](int c, Real& z, Real label) {
             const Real e = Loss::PEAKS ? Exponential<LOGIT>::of(z, peaks[0]) : Real(0);
-            loss.add(sums.part, peaks, arguments, Element{c, z, e, label});
+            loss.add(sums.open(), peaks, arguments, Element{c, z, e, label});
         };
         part.sweep(add, [&] { sums.end_part(); });
     });
@@ -196,7 +206,7 @@ __device__ __forceinline__ void compute_row(
 
     Real peaks[PEAK_COUNT];
     for (Real& peak : peaks) peak = no_logit();
-    Subtotals<Loss::SUMS, !Held::IS_KEPT> sums;
+    Subtotals<Loss::SUMS, parts(Held::IS_KEPT)> sums;
     if constexpr (Held::IS_KEPT) {
         sum_held(arguments, loss, held, group, sums, peaks);
     } else {
@@ -205,10 +215,10 @@ __device__ __forceinline__ void compute_row(
     sums.settle();
     group.template reduce<Sum>(sums.whole);
     loss.between(arguments, sums.whole, peaks);
-    Subtotals<Loss::SECOND_SUMS, !Held::IS_KEPT> second;
+    Subtotals<Loss::SECOND_SUMS, parts(Held::IS_KEPT)> second;
     if (Loss::HAS_SECOND) {
         const auto add = [&](int c, Real& kept, Real label) {
-            loss.add_second(second.part, arguments, Element{c, kept, 0, label});
+            loss.add_second(second.open(), arguments, Element{c, kept, 0, label});
         };
         held.sweep(add, [&] { second.end_part(); });
         second.settle();
