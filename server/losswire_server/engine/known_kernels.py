@@ -1,7 +1,7 @@
 """The kernels that were needed before: compiled at the next start, before the first caller waits.
 
-In: each kernel that is launched. Out: those of earlier starts, from a file beside the compiler's
-own cache, so that compiling them takes no more than reading them. A file that cannot be read or
+In: each kernel that is launched. Out: those of earlier starts, from a file beside their
+machine code, so that compiling them takes no more than reading it. A file that cannot be read or
 written costs time at the first request of each kind, and nothing else.
 """
 

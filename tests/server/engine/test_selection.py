@@ -49,9 +49,10 @@ def fake_cupy(monkeypatch):
 @pytest.fixture
 def devices(monkeypatch):
     """Fake devices in the place of CuPy's; those that were made, by number, and how they fail."""
-    made, failures = [], {}
+    made, failures, caches = [], {}, set()
 
-    def make(number, _kernel_cache):
+    def make(number, kernel_cache):
+        caches.add(kernel_cache)
         device = FakeDevice(fake_kernels.run, failures=failures.get(number))
         made.append((number, device))
         return device
@@ -61,7 +62,7 @@ def devices(monkeypatch):
 
     monkeypatch.setattr(selection, "CupyDevice", make)
     monkeypatch.setattr(selection, "GpuEngine", engine)
-    return types.SimpleNamespace(made=made, failures=failures)
+    return types.SimpleNamespace(made=made, failures=failures, caches=caches)
 
 
 def chosen(engine, **settings):
@@ -122,6 +123,14 @@ def test_gpus_are_chosen_by_number(fake_cupy, devices, text, numbers):
     engine, _ = chosen("auto", devices=text)
     engine.close()
     assert [number for number, _ in devices.made] == numbers * 2
+
+
+def test_all_keep_what_they_compile_in_the_folder_that_is_set(fake_cupy, devices, tmp_path):
+    """Those that are tried at the start, too."""
+    fake_cupy(2)
+    engine, _ = chosen("auto", devices="all", kernel_cache=tmp_path)
+    engine.close()
+    assert devices.caches == {tmp_path}
 
 
 def test_a_gpu_that_is_not_there_is_refused(fake_cupy, devices):
