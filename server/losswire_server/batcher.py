@@ -2,7 +2,8 @@
 
 In: admitted requests, each with its client and the time its answer is due. Out: their results. What
 was cancelled or came too late is dropped before any computing. Clients that wait take turns by
-bytes (`turns`), both for which batch leaves next and for who has a place in it.
+bytes (`turns`), both for which batch leaves next and for who has a place in it. What would hardly
+be in time, by what its like took before (`pace`), stands aside for what will.
 
 Requests with equal `batch_key` wait in one group. A batch leaves when the engine is idle, when it
 is full, when it is so large that company gains nothing, when one of its requests is due so soon
@@ -24,6 +25,7 @@ import structlog
 from losswire_server.company import Company
 from losswire_server.computing import Computing, crashed
 from losswire_server.groups import Group, Waiting
+from losswire_server.pace import Pace
 from losswire_server.turns import Turns
 
 if TYPE_CHECKING:
@@ -76,7 +78,8 @@ class Batcher:
         self._wait_seconds = limits.wait_us / 1e6
         self._urgent_seconds = self._wait_seconds * URGENT_WAITS
         self._groups: dict[BatchKey, Group] = {}
-        self._computing = Computing(engine, SLOTS, self._end, metrics)
+        self._pace = Pace()
+        self._computing = Computing(engine, SLOTS, self._end, self._pace, metrics)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_dispatch_due = False
@@ -224,7 +227,7 @@ class Batcher:
         """The next batch of a group; a group that is empty then goes."""
         group = self._groups[key]
         turn, nbytes = group.turn, group.nbytes
-        batch = group.take(self._limits, now)
+        batch = group.take(self._limits, now, self._pace)
         self._turns.reach(turn, nbytes - group.nbytes)
         if not group:
             del self._groups[key]
@@ -242,7 +245,7 @@ class Batcher:
         if len(quick) == len(self._groups):
             return None
         ready = (
-            (group.turn, group.first_arrival, key)
+            (group.is_doubtful, group.turn, group.first_arrival, key)
             for key, group in self._groups.items()
             if key not in quick
             and (
@@ -252,7 +255,7 @@ class Batcher:
                 or not self._limits.hold(group.rows, group.nbytes)
             )
         )
-        return min(ready, key=lambda each: each[:2], default=(0, 0.0, None))[2]
+        return min(ready, key=lambda each: each[:3], default=(False, 0, 0.0, None))[3]
 
     def _due(self, group: Group) -> float:
         """When a group has waited for company as long as it may."""

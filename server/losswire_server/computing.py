@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from losswire_server.engine.protocol import Engine
     from losswire_server.groups import Waiting
     from losswire_server.metrics import Metrics
+    from losswire_server.pace import Pace
     from losswire_server.requests import LossResult
 
 
@@ -32,6 +33,7 @@ class Computing:
         engine: what computes.
         threads: batches that can be computed there at the same time.
         on_end: told why, and of the batch at work, where nothing more can be computed.
+        pace: told how long each batch took that a thread computed.
         metrics: told of each batch.
     """
 
@@ -40,10 +42,12 @@ class Computing:
         engine: Engine,
         threads: int,
         on_end: Callable[[BaseException, list[Waiting]], object],
+        pace: Pace,
         metrics: Metrics | None = None,
     ) -> None:
         self._engine = engine
         self._on_end = on_end
+        self._pace = pace
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="losswire-batch")
         self._log = structlog.get_logger()
@@ -58,6 +62,8 @@ class Computing:
         left = loop.time()
         try:
             results, seconds = await loop.run_in_executor(self._threads, self._compute, batch)
+            forms = [waiting.request.form for waiting in batch]
+            self._pace.note(forms[0].batch_key, sum(form.nbytes for form in forms), seconds)
             self._count(batch, left, seconds)
             _deliver(batch, results)
         except asyncio.CancelledError:

@@ -15,6 +15,7 @@ from losswire_server.errors import Expired
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from losswire_server.pace import Pace
     from losswire_server.requests import LossRequest, LossResult
 
 
@@ -67,10 +68,15 @@ class BatchLimits:
 
 
 class Group:
-    """Requests of one batch key, in order of their turns, and what they add up to."""
+    """Requests of one batch key, in order of their turns, and what they add up to.
+
+    Those that will hardly be in time stand aside once their turn comes: they are next when nobody
+    else waits here.
+    """
 
     def __init__(self) -> None:
         self._queue: deque[Waiting] = deque()
+        self._doubtful: deque[Waiting] = deque()
         self._urgent = 0
         self.rows = 0
         self.nbytes = 0
@@ -78,7 +84,7 @@ class Group:
         """Since when someone waits here; whoever has an earlier turn does not begin it anew."""
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + len(self._doubtful)
 
     @property
     def is_urgent(self) -> bool:
@@ -86,19 +92,24 @@ class Group:
         return self._urgent > 0
 
     @property
+    def is_doubtful(self) -> bool:
+        """Whether none is left of which nobody doubts that it will be in time."""
+        return not self._queue
+
+    @property
     def first(self) -> Waiting:
         """The request that is next."""
-        return self._queue[0]
+        return (self._queue or self._doubtful)[0]
 
     @property
     def turn(self) -> int:
         """Of the request that is next."""
-        return self._queue[0].turn
+        return self.first.turn
 
     def add(self, waiting: Waiting) -> None:
         """Takes a request to where its turn is."""
         queue = self._queue
-        if not queue:
+        if not self:
             self.first_arrival = waiting.arrival
         if not queue or queue[-1].turn <= waiting.turn:
             queue.append(waiting)
@@ -111,36 +122,49 @@ class Group:
 
     def discard(self, waiting: Waiting) -> None:
         """Removes a request that nobody waits for, if it has not left yet."""
-        for index, each in enumerate(self._queue):
-            if each is waiting:
-                del self._queue[index]
-                self._urgent -= waiting.is_urgent
-                self.rows -= waiting.request.rows
-                self.nbytes -= waiting.request.nbytes
-                return
+        for queue in (self._queue, self._doubtful):
+            for index, each in enumerate(queue):
+                if each is waiting:
+                    del queue[index]
+                    self._left(waiting)
+                    return
 
     def all(self) -> Iterable[Waiting]:
         """Those that wait."""
-        return tuple(self._queue)
+        return (*self._queue, *self._doubtful)
 
-    def take(self, limits: BatchLimits, now: float) -> list[Waiting]:
-        """Removes the next batch: as many wanted requests as fit, or a single larger one."""
+    def take(self, limits: BatchLimits, now: float, pace: Pace) -> list[Waiting]:
+        """Removes the next batch: as many wanted requests as fit, or a single larger one.
+
+        It is empty where nobody is wanted, or all stand aside who did not before.
+        """
         batch: list[Waiting] = []
         rows = nbytes = 0
-        while self._queue:
-            form = self._queue[0].request.form
+        queue = self._queue or self._doubtful
+        while queue:
+            waiting = queue[0]
+            form = waiting.request.form
             if batch and not limits.hold(rows + form.rows, nbytes + form.nbytes):
                 break
-            waiting = self._queue.popleft()
-            self._urgent -= waiting.is_urgent
-            self.rows -= form.rows
-            self.nbytes -= form.nbytes
-            if waiting.is_wanted(now):
+            del queue[0]
+            if not waiting.is_wanted(now):
+                self._left(waiting)
+            elif queue is self._queue and pace.is_doubtful(waiting, now):
+                self._doubtful.append(waiting)
+            else:
+                self._left(waiting)
                 batch.append(waiting)
                 rows, nbytes = rows + form.rows, nbytes + form.nbytes
-        if self._queue:
-            self.first_arrival = self._queue[0].arrival
+        if self:
+            self.first_arrival = self.first.arrival
         return batch
+
+    def _left(self, waiting: Waiting) -> None:
+        """Takes a request that has left out of the sums."""
+        form = waiting.request.form
+        self._urgent -= waiting.is_urgent
+        self.rows -= form.rows
+        self.nbytes -= form.nbytes
 
 
 def _turn_of(waiting: Waiting) -> int:

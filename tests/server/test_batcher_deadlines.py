@@ -1,10 +1,12 @@
 """What is late or taken back: not computed, and a burden to nobody."""
 
 import asyncio
+import itertools
+from types import SimpleNamespace
 
 import pytest
 
-from batching import scenario, submitted
+from batching import request_of, scenario, submitted
 from losswire_server.errors import Expired
 
 
@@ -133,3 +135,127 @@ async def test_what_is_quick_and_due_soon_is_not_held(batcher, engine):
     deadline = asyncio.get_running_loop().time() + 1800
     (task,) = await submitted(batcher, 3, deadline=deadline)
     assert (await task).per_example.shape == (3,)
+
+
+class Overloaded:
+    """Both slots are taken, a kind of request takes 1,000 hours, and the clock goes as told."""
+
+    def __init__(self, batcher, engine):
+        self.batcher, self.engine = batcher, engine
+        self._loop = asyncio.get_running_loop()
+        self._clock, self._passed = self._loop.time, 0.0
+        self._loop.time = lambda: self._clock() + self._passed
+        self.first = []
+
+    async def begin(self):
+        """Has a batch in each slot."""
+        self.first += await submitted(self.batcher, 100)
+        await self.engine.entered()
+        self.first += await submitted(self.batcher, 101, deadline=self._loop.time() + 3600)
+        await self.engine.entered()
+
+    async def ask(self, rows, hours, classes=3):
+        """A request that gives so many hours; such take a thousand."""
+        request = request_of(rows, classes)
+        self.batcher._pace.note(request.form.batch_key, request.nbytes, 1000 * 3600)
+        deadline = self._loop.time() + hours * 3600
+        task = asyncio.ensure_future(self.batcher.submit(request, deadline))
+        await asyncio.sleep(0)
+        return task
+
+    def after(self, hours):
+        """So many hours later."""
+        self._passed += hours * 3600
+
+    async def end(self, batches, *tasks):
+        """The batches that followed, begun one after the other, and which requests were late."""
+        for _ in range(batches):
+            self.engine.release()
+            await self.engine.entered()
+        self.engine.release(100)
+        await asyncio.gather(*self.first)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        return self.engine.batches[2:], [isinstance(each, Expired) for each in outcomes]
+
+
+@scenario()
+async def test_who_hardly_will_be_in_time_stands_aside(batcher, engine):
+    """Who has waited longest is not begun too late, again and again, before those behind it."""
+    overloaded = Overloaded(batcher, engine)
+    await overloaded.begin()
+    old = await overloaded.ask(2, hours=4000)
+    overloaded.after(2500)
+    young = await overloaded.ask(3, hours=4000)
+    assert await overloaded.end(2, old, young) == ([[3], [2]], [False, False])
+
+
+@scenario()
+async def test_who_will_be_in_time_keeps_the_turn(batcher, engine):
+    """An hour more is left than twice what it takes: all as ever, in one batch."""
+    overloaded = Overloaded(batcher, engine)
+    await overloaded.begin()
+    old = await overloaded.ask(2, hours=4501)
+    overloaded.after(2500)
+    young = await overloaded.ask(3, hours=4501)
+    assert await overloaded.end(1, old, young) == ([[2, 3]], [False, False])
+
+
+@scenario()
+async def test_who_stands_aside_does_so_for_other_batches_too(batcher, engine):
+    """Those who share no batch with it, and have come after it, go first."""
+    overloaded = Overloaded(batcher, engine)
+    await overloaded.begin()
+    old = await overloaded.ask(2, hours=4000, classes=5)
+    overloaded.after(2500)
+    young = [await overloaded.ask(n, hours=4000, classes=n) for n in (3, 4)]
+    overloaded.after(1.5)  # none of them is held for company any more
+    assert await overloaded.end(3, old, *young) == ([[3], [4], [2]], [False, False, False])
+
+
+@scenario()
+async def test_who_stood_aside_until_it_was_late_is_not_computed(batcher, engine):
+    """It gets its error when nobody else waits, and room is given back."""
+    overloaded = Overloaded(batcher, engine)
+    await overloaded.begin()
+    old = await overloaded.ask(2, hours=4000)
+    overloaded.after(2500)
+    young = await overloaded.ask(3, hours=9000)
+    engine.release()
+    await engine.entered()
+    overloaded.after(1600)
+    assert await overloaded.end(0, old, young) == ([[3]], [True, False])
+    assert batcher._groups == {}
+
+
+@scenario()
+async def test_who_stands_aside_can_be_taken_back(batcher, engine):
+    """It is let go at once, and nobody is computed for it."""
+    overloaded = Overloaded(batcher, engine)
+    await overloaded.begin()
+    old = await overloaded.ask(2, hours=4000)
+    overloaded.after(2500)
+    young = await overloaded.ask(3, hours=4000)
+    engine.release()
+    await engine.entered()
+    (group,) = batcher._groups.values()
+    assert (len(group), group.rows, group.is_doubtful) == (1, 2, True)
+    old.cancel()
+    await asyncio.wait([old])
+    assert batcher._groups == {}
+    assert await overloaded.end(0, young) == ([[3]], [False])
+
+
+@scenario()
+async def test_what_a_batch_took_is_expected_of_the_next(batcher, engine):
+    """The seconds that the engine took are noted under what the whole batch was."""
+    ticks = SimpleNamespace(perf_counter=itertools.count(100.0, 7.0).__next__)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("losswire_server.computing.time", ticks)
+        first = await submitted(batcher, 1)
+        await engine.entered()
+        rest = await submitted(batcher, 20, 20, 20)
+        engine.release(2)
+        await asyncio.gather(*first, *rest)
+    form = request_of(20).form
+    assert batcher._pace.expected(form.batch_key, 3 * form.nbytes) == 7.0
+    assert batcher._pace.expected(form.batch_key, form.nbytes) == 0.0
