@@ -44,12 +44,16 @@ docs: $(READY)  ## the documentation, in docs/_build
 	$(BIN)/pip install --quiet --editable '.[dev,docs]'
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
 
-gpu-test: $(READY)  ## what needs a GPU; skips, visibly, where there is none
-	$(BIN)/python -m pytest -m gpu -rs
+# Where the driver finds a GPU, tests that do not are failures.
+gpu-test: $(READY)  ## what needs a GPU, for CUDA=13 or 12; skips, visibly, where there is none
+	$(BIN)/pip install --quiet --editable '.[cuda$(CUDA)]'
+	@if command -v nvidia-smi >/dev/null && nvidia-smi --list-gpus; then \
+	  REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu -rs; \
+	else $(BIN)/python -m pytest -m gpu -rs; fi
 	@if command -v compute-sanitizer >/dev/null; then \
 	  for tool in memcheck racecheck; do \
-	    compute-sanitizer --tool $$tool --error-exitcode 1 \
-	      $(BIN)/python -m pytest -m gpu -q -k "dtypes or elements or adversarial" || exit 1; \
+	    compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python -m pytest -m gpu -q \
+	      --timeout 0 -k "dtypes or elements or adversarial" || exit 1; \
 	  done; \
 	else echo "gpu-test: compute-sanitizer is not installed; memory and races were not looked at"; fi
 
@@ -59,14 +63,18 @@ gpu-bench: $(VENV)/gpu-bench-ready  ## kernels and calls on a GPU, beside copies
 kernels-all: $(READY)  ## every variant of every kernel compiled for every architecture
 	PYTHONPATH=.:tests $(BIN)/python -m emulation.all_cubins
 
+# Version of CUDA that `make gpu-test` installs CuPy for.
+CUDA ?= 13
+
 FUZZ_RUNS ?= 100000
 
 fuzz: $(READY)  ## FUZZ_RUNS inputs for each target, steered by coverage; finds go to the corpus
 	$(BIN)/pip install --quiet --editable '.[dev,fuzz]'
 	cd tests && ../$(BIN)/python -m fuzz --runs $(FUZZ_RUNS) $(FUZZ)
 
-test-frameworks: $(READY)  ## side by side with PyTorch, optax, TensorFlow and Keras
+test-frameworks: $(READY)  ## side by side with PyTorch, optax, TensorFlow and Keras; CuPy without a GPU
 	$(BIN)/pip install --quiet 'torch==2.13.0' jax optax tensorflow-cpu keras
+	$(BIN)/pip install --quiet --editable '.[cuda13]'
 	$(BIN)/python -m pytest tests/frameworks -rs
 
 browser-test: $(READY)  ## the status page in Chromium, which it installs where it may

@@ -10,6 +10,7 @@ import types
 
 import numpy as np
 import pytest
+from benchmarks.turns import Contender, in_turns
 
 from benchmarks import gpu, gpu_contenders
 from emulation.kernels import compiled
@@ -164,6 +165,21 @@ def test_tilings_stand_beside_the_one_chosen():
     assert names[1] == "LANES_PER_ROW, 128 x 1 threads"
     assert names[-1] == "TWO_READS, 512 x 1 threads"
     assert len(names) == 1 + len(tilings.TILINGS) + 1
+
+
+def test_what_fails_of_others_is_a_note(monkeypatch):
+    """Their compilers may; it is said in their row, and all other rows are made."""
+
+    def fail():
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr(gpu_contenders, "_torch_module", fail)
+    data = gpu_contenders.OnDevice.put(CUPY, gpu._problem("bfloat16", 32, 0))
+    other = gpu_contenders.torch_compiled(data)
+    measured = in_turns([other, Contender("ours", lambda: lambda: 1.0)], 1)
+    assert measured[other.name].note == "fails: RuntimeError: no C compiler"
+    assert not measured[other.name].is_wrong
+    assert measured["ours"].median == 1.0
 
 
 def test_every_threshold_is_measured():

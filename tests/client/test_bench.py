@@ -59,6 +59,20 @@ def test_answers_that_are_off(client, factor):
         problem.check(replace(result, grad_logits=result.grad_logits * np.float32(factor)))
 
 
+def test_others_may_be_further_off(client):
+    """So many times as far as is said, in their gradients; never in losses, which are float32."""
+    problem = Problem.make("softmax_cross_entropy", (16, 50), "bfloat16")
+    right = problem.call(client)
+    further = replace(right, grad_logits=right.grad_logits * ml_dtypes.bfloat16(1.0625))
+    with pytest.raises(WrongResult, match="gradient"):
+        problem.check(further)
+    problem.check(further, leeway=8)
+    with pytest.raises(WrongResult, match="gradient"):
+        problem.check(replace(right, grad_logits=right.grad_logits[::-1]), leeway=8)
+    with pytest.raises(WrongResult, match="per_example"):
+        problem.check(replace(right, per_example=right.per_example * 1.0001), leeway=8)
+
+
 def test_an_answer_without_gradient(client):
     """A gradient that is missing or of another dtype is found out."""
     problem = Problem.make("softmax_cross_entropy", (4, 5), "bfloat16")

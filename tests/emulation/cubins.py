@@ -97,7 +97,7 @@ def _described(code: bytes, log: str, entry: str) -> Cubin:
     stack, stores, loads = (sum(column) for column in zip(*frames, strict=True))
     return Cubin(
         registers=int(registers[1]),
-        instructions=_section_bytes(code, f".text.{entry}") // INSTRUCTION_BYTES,
+        instructions=len(section(code, f".text.{entry}")) // INSTRUCTION_BYTES,
         spill_stores=stores,
         spill_loads=loads,
         stack_bytes=stack,
@@ -106,15 +106,15 @@ def _described(code: bytes, log: str, entry: str) -> Cubin:
     )
 
 
-def _section_bytes(elf: bytes, name: str) -> int:
-    """The size of a section of a 64-bit ELF file, which a cubin is."""
+def section(elf: bytes, name: str) -> bytes:
+    """What a section of a 64-bit ELF file holds, which a cubin is."""
     (start,) = struct.unpack_from("<Q", elf, 40)
     size, count, of_names = struct.unpack_from("<3H", elf, 58)
     headers = [struct.unpack_from("<IIQQQQ", elf, start + number * size) for number in range(count)]
     names = headers[of_names][4]
-    for at, _, _, _, _, nbytes in headers:
+    for at, _, _, _, begin, nbytes in headers:
         if elf[names + at : elf.index(b"\0", names + at)].decode() == name:
-            return nbytes
+            return elf[begin : begin + nbytes]
     raise CubinError(f"no section {name}")
 
 

@@ -20,8 +20,8 @@ from losswire_server.engine.weighting import weigh
 from losswire_server.requests import LossRequest
 from losswire_server.rows import LabelTable
 
-HOPPER = Traits((9, 0), 227 << 10)
-TURING = Traits((7, 5), 64 << 10)
+HOPPER = Traits((9, 0))
+TURING = Traits((7, 5))
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ def every_variant() -> list[Variant]:
     planned = {}
     for case, dtype, architecture in itertools.product(CASES, FLOATS, ARCHITECTURES):
         major, minor = divmod(int(architecture.removeprefix("sm_")), 10)
-        traits = Traits((major, minor), 48 << 10)
+        traits = Traits((major, minor))
         key = (case, dtype, traits.capability >= CLUSTER_CAPABILITY)
         if key not in planned:
             planned[key] = _kernels(case, dtype, traits)
@@ -112,7 +112,7 @@ def _kernels(case: str, dtype: np.dtype, traits: Traits) -> dict[tuple[str, str]
     """By tiling and layout, each at the most classes that it is chosen for."""
     kernels = {}
     for classes, is_strided in itertools.product(_CLASSES, (False, True)):
-        request = _request(case, dtype, classes)
+        request = request_of(case, dtype, classes)
         if request.call.loss.is_elementwise and is_strided:
             continue
         launch = launches.plan(request, 1, traits, is_strided=is_strided)
@@ -131,7 +131,7 @@ def _tiling(launch: launches.Launch) -> str:
     return f"{name}{threads}{blocks}"
 
 
-def _request(case: str, dtype: np.dtype, classes: int) -> LossRequest:
+def request_of(case: str, dtype: np.dtype, classes: int) -> LossRequest:
     """A request of no contents: only what decides about its kernel."""
     loss, more = CASES[case]
     labels = more.get("labels", "ids")

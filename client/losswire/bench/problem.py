@@ -138,8 +138,12 @@ class Problem:
         """Makes the call; a coroutine of it with an asynchronous client."""
         return getattr(client, self.loss)(*self.arguments, **self.keywords)
 
-    def check(self, result: Any) -> None:
+    def check(self, result: Any, leeway: float = 1) -> None:
         """Holds a reply to the answers.
+
+        Args:
+            result: with `per_example` and `grad_logits`; of a transform, its output.
+            leeway: how many times as far off as ours the gradient may be.
 
         Raises:
             WrongResult: it differs; says where.
@@ -154,7 +158,7 @@ class Problem:
         if output is None or output.shape != self.logits.shape or output.dtype != self.logits.dtype:
             raise WrongResult(f"{self.loss}: no gradient in the shape and dtype of the logits")
         found = output.reshape(-1, output.shape[-1])[self.rows]
-        tolerance = _TOLERANCES[self.logits.dtype.name]
+        tolerance = leeway * _TOLERANCES[self.logits.dtype.name]
         self._hold("gradient", found, self.expected_rows, tolerance)
 
     def _hold(self, name: str, found: Array, expected: Array, tolerance: float) -> None:

@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
 _NO_GPU: Final = "CuPy finds no GPU"
 _LONGEST_REASON: Final = 300
-"""Characters of CuPy's own words, which may fill a page."""
+"""Characters of others' own words."""
 
 _NO_MEMORY: Final = 2
 _NOT_READY: Final = 600
-_REFUSED: Final = frozenset({1, 3, 9, 98, 200, 209, 218, 222, 223, 500, 701, 912})
+_REFUSED: Final = frozenset({1, 9, 98, 200, 209, 218, 221, 222, 223, 300, 500, 701, 801, 912})
 """cudaError_t of a kernel that cannot be loaded or started and leaves the device as it was: invalid
-values, configurations, functions and images, more registers, shared memory or blocks of a cluster
-than there are."""
+values, configurations, functions and images, what this driver does not have, more registers, shared
+memory or blocks of a cluster than there are."""
 
 _TO_DEVICE: Final = 1
 _TO_HOST: Final = 2
@@ -54,8 +54,6 @@ _PORTABLE: Final = 1
 
 _NON_BLOCKING: Final = 1
 _WITHOUT_TIMES: Final = 2
-_SHARED_BYTES_BY_OPT_IN: Final = 97
-_USUAL_SHARED_BYTES: Final = 48 << 10
 
 
 def find_gpus() -> tuple[int, str]:
@@ -64,6 +62,9 @@ def find_gpus() -> tuple[int, str]:
         import cupy  # noqa: PLC0415 -- only here, and only when asked
     except ImportError as error:
         return 0, _why_not_imported(error)
+    except OSError as error:
+        # It makes a folder for what it compiles, in the home directory if it is told of no other.
+        return 0, f"CuPy needs a folder to write to, by CUPY_CACHE_DIR: {in_short(error)}"
     runtime = cupy.cuda.runtime
     try:
         has_driver = bool(runtime.driverGetVersion())
@@ -83,7 +84,12 @@ def _folder_of_cupy() -> Path:
 def _why_not_imported(error: ImportError) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name in {None, "cupy"}:
         return "CuPy is not installed (pip install 'losswire[cuda13]' or '[cuda12]')"
-    return f"CuPy cannot be imported: {' '.join(str(error).split())[:_LONGEST_REASON]}"
+    return f"CuPy cannot be imported: {in_short(error)}"
+
+
+def in_short(error: Exception) -> str:
+    """What an error says, on one line that can be read: a compiler's words may fill a page."""
+    return " ".join(str(error).split())[:_LONGEST_REASON]
 
 
 def _why_not_usable(error: Exception) -> str:
@@ -115,11 +121,11 @@ class CupyDevice:
         self._events: list[int] = []
         with self._ours():
             properties = self._runtime.getDeviceProperties(number)
-            shared = self._runtime.deviceGetAttribute(_SHARED_BYTES_BY_OPT_IN, number)
+            compiler = cupy.cuda.nvrtc.getVersion()  # the first that is asked of it, and loads it
         self.name: str = properties["name"].decode()
         self.memory_bytes = int(properties["totalGlobalMem"])
-        self.traits = Traits((int(properties["major"]), int(properties["minor"])), int(shared))
-        made_by = f"{self.traits.capability}, NVRTC {cupy.cuda.nvrtc.getVersion()}"
+        self.traits = Traits((int(properties["major"]), int(properties["minor"])))
+        made_by = f"{self.traits.capability}, NVRTC {compiler}"
         self._cubins = Cubins(kernel_cache or _folder_of_cupy(), made_by)
 
     def attach(self) -> None:
@@ -216,8 +222,6 @@ class CupyDevice:
         """Starts a kernel, with a record of `launches.ARGUMENTS` as its argument."""
         kernel = self._compiled(launch.kernel)
         with self._ours(refused=LaunchError), stream:
-            if launch.shared_bytes > _USUAL_SHARED_BYTES:
-                kernel.max_dynamic_shared_size_bytes = launch.shared_bytes
             # A NumPy array of one element is passed by value.
             kernel((launch.grid,), (launch.block,), (arguments,), shared_mem=launch.shared_bytes)
 
@@ -232,10 +236,12 @@ class CupyDevice:
 
     def _compiled(self, kernel: Kernel) -> Any:
         if kernel not in self._kernels:
-            ours = self._ours(refused=LaunchError)
-            with ours, self._cubins.file(kernel, self._machine_code) as path:
-                module = self._cupy.RawModule(path=str(path))
-                self._kernels[kernel] = module.get_function(kernel.entry)  # which loads it
+            with self._ours(refused=LaunchError):
+                module = self._cupy.cuda.function.Module()
+                # From memory: CuPy's compiler cuts off the last byte, a zero, which Python's own
+                # zero after all bytes makes good. In a file nothing would.
+                module.load(self._cubins.code(kernel, self._machine_code))
+                self._kernels[kernel] = module.get_function(kernel.entry)
         return self._kernels[kernel]
 
     def _machine_code(self, kernel: Kernel) -> bytes:
@@ -244,7 +250,8 @@ class CupyDevice:
         source = (SOURCES / kernel.source).read_text(encoding="utf-8")
         # For the thread's device. What RawModule compiles by itself would take numbers below 2^-126
         # for 0: it adds -ftz=true, whatever it is told.
-        code, _ = self._cupy.cuda.compiler.compile_using_nvrtc(source, tuple(options))
+        compile_it = self._cupy.cuda.compiler.compile_using_nvrtc
+        code, _ = compile_it(source, tuple(options), cache_in_memory=True)  # without files
         return bytes(code)
 
     @contextmanager
@@ -260,3 +267,5 @@ class CupyDevice:
             raise ours(str(error)) from error
         except cuda.compiler.CompileException as error:
             raise LaunchError(str(error)) from error
+        except (OSError, RuntimeError) as error:  # a compiler that is missing, or fails by itself
+            raise LaunchError(f"NVRTC cannot be used: {in_short(error)}") from error

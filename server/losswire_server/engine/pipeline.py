@@ -95,8 +95,12 @@ class Pipeline:
         limit = budget_bytes // SLOTS
         self._chunk_bytes = min(chunk_bytes, limit)
         self._dispatcher = Dispatcher(device, on_lost)
-        made = self._dispatcher.run(lambda: [Slot(device, limit) for _ in range(SLOTS)])
-        self._dispatcher.run(self._compile_known)
+        try:
+            made = self._dispatcher.run(lambda: [Slot(device, limit) for _ in range(SLOTS)])
+            self._dispatcher.run(self._compile_known)
+        except BaseException:
+            self._dispatcher.close()
+            raise
         self._slots = Slots(made)
 
     def _compile_known(self) -> None:

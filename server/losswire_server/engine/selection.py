@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from losswire_proto.losses import LossCall
-from losswire_server.engine.cupy_engine import CupyDevice, find_gpus
+from losswire_server.engine.cupy_engine import CupyDevice, find_gpus, in_short
 from losswire_server.engine.device import DeviceError
 from losswire_server.engine.gpu_engine import GpuEngine
 from losswire_server.engine.known_kernels import KnownKernels
@@ -60,7 +60,7 @@ def choose_engine(wanted: EngineSettings, on_lost: Callable[[str], None]) -> tup
         try:
             return _gpu_engine(numbers, wanted, on_lost), reason
         except (DeviceError, RequestFailed) as error:
-            reason = f"{reason}, but it cannot be used: {error}"
+            reason = f"{reason}, but it cannot be used: {in_short(error)}"
     if wanted.engine == "cupy":
         raise StartupError(f"engine: cupy cannot be used: {reason}; use numpy or auto")
     return NumpyEngine(wanted.threads), reason

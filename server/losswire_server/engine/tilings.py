@@ -95,11 +95,9 @@ class Traits:
 
     Attributes:
         capability: major and minor compute capability.
-        shared_bytes: dynamic shared memory that one block may ask for.
     """
 
     capability: tuple[int, int]
-    shared_bytes: int
 
 
 def tilings_of(request: LossRequest, traits: Traits) -> Iterator[Tiling]:

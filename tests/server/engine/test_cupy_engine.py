@@ -4,9 +4,7 @@ That CuPy does it is tried on a GPU (`make gpu-test`).
 """
 
 import sys
-import types
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,97 +13,10 @@ from losswire_server.engine.cupy_engine import CupyDevice
 from losswire_server.engine.device import DeviceLost, DeviceMemoryError, LaunchError
 from losswire_server.engine.launches import ARGUMENTS, Kernel, Launch
 from losswire_server.engine.tilings import Traits
+from stand_in_cupy import HOPPER, CompileError, StandIn
 
 KERNEL = Kernel("rows.cu", "losswire_rows", (("LOSS", '"cross_entropy.cuh"'), ("THREADS", "128")))
-HOPPER = {"name": b"H100", "totalGlobalMem": 80 << 30, "major": 9, "minor": 0}
 OLDER = HOPPER | {"name": b"A100", "major": 8}
-
-NOTED = [
-    "malloc", "free", "hostAlloc", "freeHost", "hostRegister", "hostUnregister", "eventRecord",
-    "eventSynchronize", "streamWaitEvent", "memcpyAsync", "eventDestroy",
-]  # fmt: skip
-
-
-class CudaError(RuntimeError):
-    """Stands for CuPy's two, which carry a cudaError_t."""
-
-    def __init__(self, status):
-        super().__init__(f"cudaError {status}")
-        self.status = status
-
-
-class CompileError(Exception):
-    """Stands for NVRTC's."""
-
-
-class StandIn:
-    """A CuPy that notes its calls, and fails with the status that is set."""
-
-    def __init__(self):
-        self.calls, self.status, self.kernels, self.compiled = [], 0, [], []
-        runtime = types.SimpleNamespace(
-            **{name: self.noting(name) for name in NOTED},
-            CUDARuntimeError=CudaError,
-            eventCreateWithFlags=self.noting("eventCreateWithFlags", 77),
-            eventQuery=lambda _event: self.status,
-            deviceGetAttribute=lambda attribute, _number: {97: 227 << 10}[attribute],
-            getDeviceProperties=lambda _number: HOPPER,
-        )
-        self.cuda = types.SimpleNamespace(
-            runtime=runtime,
-            driver=types.SimpleNamespace(CUDADriverError=CudaError),
-            compiler=types.SimpleNamespace(
-                CompileException=CompileError, compile_using_nvrtc=self.compile
-            ),
-            nvrtc=types.SimpleNamespace(getVersion=lambda: (13, 0)),
-            Device=lambda number: types.SimpleNamespace(use=lambda: self.note("use", number)),
-            Stream=self.Stream,
-        )
-
-    class Stream:
-        """Stands for CuPy's."""
-
-        ptr = 5
-
-        def __init__(self, *, non_blocking):
-            assert non_blocking
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_error):
-            pass
-
-    def note(self, name, *arguments):
-        self.calls.append((name, *arguments))
-        if self.status:
-            raise CudaError(self.status)
-
-    def noting(self, name, answer=1 << 20):
-        def call(*arguments):
-            self.note(name, *arguments)
-            return answer
-
-        return call
-
-    def compile(self, source, options):
-        assert "extern" in source
-        self.compiled.append(options)
-        return b"machine code", None
-
-    def RawModule(self, *, path):  # noqa: N802 -- CuPy's
-        assert Path(path).read_bytes() == b"machine code"
-
-        class RawKernel:
-            def __call__(kernel, grid, block, arguments, *, shared_mem):  # noqa: N805 -- two selves
-                self.note("launch", grid, block, arguments, shared_mem)
-
-        def get_function(entry):
-            self.kernels.append(RawKernel())
-            self.note("load", entry)
-            return self.kernels[-1]
-
-        return types.SimpleNamespace(get_function=get_function)
 
 
 @pytest.fixture
@@ -120,7 +31,7 @@ def test_what_a_device_says_of_itself(cupy):
     """Name, memory, and what decides about geometry."""
     device = CupyDevice(3)
     assert (device.name, device.memory_bytes) == ("H100", 80 << 30)
-    assert device.traits == Traits((9, 0), 227 << 10)
+    assert device.traits == Traits((9, 0))
     device.attach()
     assert cupy.calls == [("use", 3)]
 
@@ -135,14 +46,17 @@ def test_copies_name_their_direction(cupy):
 
 
 def test_a_launch(cupy):
-    """A kernel is compiled once; its argument is one record; much shared memory is asked for."""
+    """A kernel is compiled and loaded once; its argument is one record."""
     device = CupyDevice(0)
     stream, record = device.stream(), np.zeros((), ARGUMENTS)
     device.launch(Launch(KERNEL, 8, 128, 1024), record, stream)
-    device.launch(Launch(KERNEL, 9, 128, 50 << 10), record, stream)
-    assert [call[0] for call in cupy.calls] == ["load", "launch", "launch"]
-    assert cupy.calls[1] == ("launch", (8,), (128,), (record,), 1024)
-    assert cupy.kernels[0].max_dynamic_shared_size_bytes == 50 << 10
+    device.launch(Launch(KERNEL, 9, 128, 0), record, stream)
+    assert cupy.calls == [
+        ("load",),
+        ("look up", "losswire_rows"),
+        ("launch", (8,), (128,), (record,), 1024),
+        ("launch", (9,), (128,), (record,), 0),
+    ]
     [options] = cupy.compiled
     assert {'-DLOSS="cross_entropy.cuh"', "--std=c++17", "--fmad=false"} <= set(options)
 
@@ -166,13 +80,44 @@ def test_what_was_compiled_is_there_at_the_next_start(cupy, tmp_path, monkeypatc
     assert len(list((tmp_path / "cupy").iterdir())) == 1
 
 
-def test_a_folder_that_cannot_be_written_costs_time_alone(cupy, tmp_path):
-    """What is compiled is kept until the process ends."""
+def test_a_folder_that_cannot_be_written_costs_time_alone(cupy, tmp_path, monkeypatch):
+    """What is compiled is kept until the process ends, also where no file at all can be written."""
     (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     device = CupyDevice(0, tmp_path / "file" / "folder")
     device.compile(KERNEL)
     device.launch(Launch(KERNEL, 8, 128, 0), np.zeros((), ARGUMENTS), device.stream())
-    assert [call[0] for call in cupy.calls] == ["load", "launch"]
+    assert [call[0] for call in cupy.calls] == ["load", "look up", "launch"]
+
+
+@pytest.mark.parametrize("harm", ["short", "changed", "empty", "a folder"])
+def test_what_was_kept_and_is_damaged_is_compiled_again(cupy, tmp_path, harm):
+    """A driver that refused it would do so at every start; what is compiled anew is kept."""
+    CupyDevice(0, tmp_path / "ours").compile(KERNEL)
+    [file] = (tmp_path / "ours").iterdir()
+    kept = file.read_bytes()
+    if harm == "a folder":
+        file.unlink()
+        file.mkdir()
+    else:
+        short = {"short": kept[:-1], "empty": b""}
+        file.write_bytes(short.get(harm, kept[:-1] + b"?"))
+    CupyDevice(0, tmp_path / "ours").compile(KERNEL)
+    assert len(cupy.compiled) == 2
+    if harm != "a folder":
+        assert file.read_bytes() == kept
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no libnvrtc.so.13"), OSError("no libnvrtc")])
+def test_a_compiler_that_is_missing_is_no_crash(cupy, error):
+    """It is an error of the device, which the selection of an engine says and goes on without."""
+
+    def fail():
+        raise error
+
+    cupy.cuda.nvrtc.getVersion = fail
+    with pytest.raises(LaunchError, match="NVRTC cannot be used: no libnvrtc"):
+        CupyDevice(0)
 
 
 @pytest.mark.parametrize(("status", "error"), [(2, DeviceMemoryError), (700, DeviceLost)])
@@ -201,7 +146,7 @@ def test_a_launch_may_be_refused(cupy, status, error):
 def test_a_kernel_that_does_not_compile_is_refused(cupy, monkeypatch):
     """NVRTC's words are passed on."""
 
-    def fail(*_options):
+    def fail(*_options, **_how):
         raise CompileError("rows.cu(3): error: expected a ;")
 
     monkeypatch.setattr(cupy.cuda.compiler, "compile_using_nvrtc", fail)

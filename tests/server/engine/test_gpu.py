@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from batches import KINDS, Common, bits, placed, request_of
+from gpu_found import found_gpu
 from kernel_cases import (
     ELEMENT_CASES,
     EVERYTHING,
@@ -24,7 +25,6 @@ from kernel_cases import (
     request_of as case_of,
 )
 from losswire_proto.losses import LossCall
-from losswire_server.engine.cupy_engine import find_gpus
 from losswire_server.engine.numpy_engine import NumpyEngine
 from losswire_server.engine.selection import EngineSettings, choose_engine
 from losswire_server.requests import UNKNOWN, LossRequest
@@ -35,9 +35,7 @@ SHAPES = [((5000,), 1), ((3, 700), 1), ((3, 700), 2), ((700,), 0), ((1,), 1)]
 
 @pytest.fixture(scope="module")
 def engine():
-    count, words = find_gpus()
-    if not count:
-        pytest.skip(words)
+    found_gpu()
     made, _ = choose_engine(EngineSettings("cupy"), print)
     yield made
     made.close()

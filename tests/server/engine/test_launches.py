@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emulation import variants
 from emulation.kernels import HOPPER
+from losswire_proto.dtypes import FLOATS
 from losswire_proto.losses import LossCall, SoftmaxCrossEntropy
 from losswire_server.engine import launches, tilings
 from losswire_server.requests import LossRequest
@@ -95,3 +97,15 @@ def test_the_first_of_what_could_is_what_does():
     ]
     launch = launches.plan(request, 2, HOPPER, is_strided=False)
     assert (launch.block, launch.cluster) == (512, 1)
+
+
+def test_no_kernel_wants_more_shared_memory_than_every_device_gives():
+    """More would have to be asked for, kernel by kernel, and is not there everywhere."""
+    most = 0
+    sizes = (*range(1, 65), *(1 << power for power in range(7, 20)))
+    for case, dtype, classes in itertools.product(variants.CASES, FLOATS, sizes):
+        request = variants.request_of(case, dtype, classes)
+        for is_strided in (False, True)[: 2 - request.call.loss.is_elementwise]:
+            launch = launches.plan(request, 1, HOPPER, is_strided=is_strided)
+            most = max(most, launch.shared_bytes)
+    assert 32 << 10 < most <= launches.SHARED_BYTES == 48 << 10

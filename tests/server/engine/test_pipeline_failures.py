@@ -56,6 +56,15 @@ def test_more_classes_than_kernels_count_are_refused():
         assert bits(engine.compute([request])[0]) == alone(request)
 
 
+def test_a_device_that_fails_at_the_start_leaves_no_thread():
+    """While its slots are made: the second event of the first one."""
+    before = threading.enumerate()
+    device = fake(failures={("event", 2): DeviceLost("gone")})
+    with pytest.raises(DeviceLost, match="gone"), running(device):
+        pass
+    assert threading.enumerate() == before
+
+
 def test_a_launch_that_fails_is_an_engine_fault():
     """The batch fails, what was in flight lands first, and the next batch is computed."""
     device = fake(failures={("launch", 3): LaunchError("too many resources requested")})

@@ -8,8 +8,8 @@ import pytest
 
 import fake_kernels
 from fake_device import FakeDevice
+from gpu_found import found_gpu
 from losswire_server.engine import selection
-from losswire_server.engine.cupy_engine import find_gpus
 from losswire_server.engine.device import DeviceLost, DeviceMemoryError, LaunchError
 from losswire_server.engine.gpu_engine import GpuEngine
 from losswire_server.engine.selection import EngineSettings, choose_engine
@@ -102,6 +102,29 @@ def test_the_reason_is_said(fake_cupy, monkeypatch, found, driver, words):
     assert re.search(words, reason)
 
 
+def test_a_home_that_cannot_be_written_is_no_crash(monkeypatch, tmp_path):
+    """CuPy makes a folder when it is imported; where it may not, the reason says what to set."""
+    (tmp_path / "cupy.py").write_text("raise PermissionError(13, 'Permission denied', '/nowhere')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    engine, reason = chosen("auto")
+    engine.close()
+    assert engine.name == "numpy"
+    assert re.search(
+        r"folder to write to, by CUPY_CACHE_DIR: .*Permission denied: '/nowhere'", reason
+    )
+
+
+def test_reasons_fit_a_line(fake_cupy, devices):
+    """A compiler may fill a page; of that the beginning is said."""
+    fake_cupy(1)
+    devices.failures[0] = {("launch", 1): LaunchError("rows.cu(3):\n  error\n" * 1000)}
+    engine, reason = chosen("auto")
+    engine.close()
+    assert re.search(r"cannot be used: .*rows.cu\(3\): error rows.cu", reason)
+    assert len(reason) < 400
+
+
 @pytest.mark.parametrize("wanted", ["auto", "cupy"])
 def test_a_gpu_that_computes_is_used(fake_cupy, devices, wanted):
     """What has been tried serves; the trial leaves nothing behind."""
@@ -157,10 +180,7 @@ def test_a_gpu_that_does_not_compute_is_not_used(fake_cupy, devices, error):
 @pytest.mark.gpu
 def test_a_real_gpu_is_found_and_computes():
     """On a machine with a GPU and CuPy, it serves."""
-    pytest.importorskip("cupy")
-    count, words = find_gpus()
-    if not count:
-        pytest.skip(words)
+    words = found_gpu()
     engine, reason = chosen("cupy")
     engine.close()
     assert reason == words
