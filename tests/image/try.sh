@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds an image with buildah, starts the server in it, asks it for a loss, and stops it.
+# Builds the images with buildah. Starts the server in the one for processors, asks it for a loss, and
+# stops it; in the one for GPUs, CuPy and its compiler are there, and only the driver is missing.
 #
 # usage: tests/image/try.sh PYTHON
 #   PYTHON: an interpreter that has losswire, for the client's side
@@ -34,9 +35,11 @@ if [ -n "${PIP_CERT:-}" ]; then
   flags="$flags --volume $folder:$folder:ro --env PIP_CERT=$PIP_CERT"
 fi
 
-# shellcheck disable=SC2086 -- several flags
-buildah build --quiet --format docker --pull-never --file docker/Dockerfile --target cpu --tag "$image" \
-  $flags .
+for target in cpu cuda; do
+  # shellcheck disable=SC2086 -- several flags
+  buildah build --quiet --format docker --pull-never --file docker/Dockerfile --target "$target" \
+    --tag "losswire:$target" $flags .
+done
 
 container=$(buildah from --pull-never "$image")
 work=$(mktemp -d)
@@ -88,3 +91,17 @@ if wait "$running"; then echo "image: stopped in good order"; else
   exit 1
 fi
 grep --quiet '"event": "stopped"' "$log" || { cat "$log"; echo "image: no word of its end"; exit 1; }
+
+# The host's driver is not in the container, so that the server can but say so, in a line.
+gpu=$(buildah from --pull-never losswire:cuda)
+trap 'buildah rm "$gpu" >/dev/null 2>&1 || true; finish' EXIT
+buildah run "$gpu" -- python -c 'import cupy; print("image: cuda has NVRTC", cupy.cuda.nvrtc.getVersion())'
+status=0
+buildah run "$gpu" -- "${entry[@]}" --insecure >"$log" 2>&1 || status=$?
+if [ "$status" = 2 ] && grep --quiet 'cupy cannot be used: CuPy finds no CUDA driver' "$log"; then
+  echo "image: cuda says what it misses"
+else
+  cat "$log"
+  echo "image: cuda ended with $status"
+  exit 1
+fi
