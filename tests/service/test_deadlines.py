@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -47,6 +48,11 @@ def eventually(condition):
         pass
 
 
+def waiting(served):
+    """The requests that the batcher has and has not begun."""
+    return [each for group in list(served._batcher._groups.values()) for each in group.all()]
+
+
 def assert_nothing_more_was_computed(served):
     served.engine.gate.set()
     with losswire.Client(served.target, transport="inline", timeout=LONG) as client:
@@ -60,6 +66,8 @@ def test_what_is_late(busy, transport, logits):
     with losswire.Client(busy.target, transport=transport) as client:
         with pytest.raises(losswire.DeadlineExceeded):
             client.softmax(logits, timeout=0.2)
+        # The server counts from when it was told of it.
+        eventually(lambda: all(each.deadline <= time.monotonic() for each in waiting(busy)))
         assert_nothing_more_was_computed(busy)
 
 
