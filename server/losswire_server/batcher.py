@@ -136,6 +136,8 @@ class Batcher:
 
     def take_back(self, waiting: Waiting) -> None:
         """Drops a request whose answer is not wanted any more, if it has not left yet."""
+        if not waiting.is_queued:
+            return
         key = waiting.request.batch_key
         group = self._groups.get(key)
         if group is not None:

@@ -43,6 +43,8 @@ class Waiting:
     turn: int = 0
     is_urgent: bool = False
     """Whether its answer is due so soon that it is not held for company."""
+    is_queued: bool = False
+    """Whether it is in a group: it has neither left with a batch nor been taken back."""
 
     def is_wanted(self, now: float) -> bool:
         """Whether anyone still waits; one that is too late gets its error here."""
@@ -71,12 +73,14 @@ class Group:
     """Requests of one batch key, in order of their turns, and what they add up to.
 
     Those that will hardly be in time stand aside once their turn comes: they are next when nobody
-    else waits here.
+    else waits here. Of one that is taken back the place stays, without the request, until it would
+    be next or half of all places are such: a client that goes may take back thousands.
     """
 
     def __init__(self) -> None:
         self._queue: deque[Waiting] = deque()
         self._doubtful: deque[Waiting] = deque()
+        self._waiting = self._empty = 0
         self._urgent = 0
         self.rows = 0
         self.nbytes = 0
@@ -84,7 +88,7 @@ class Group:
         """Since when someone waits here; whoever has an earlier turn does not begin it anew."""
 
     def __len__(self) -> int:
-        return len(self._queue) + len(self._doubtful)
+        return self._waiting
 
     @property
     def is_urgent(self) -> bool:
@@ -115,23 +119,27 @@ class Group:
             queue.append(waiting)
         else:
             insort(queue, waiting, key=_turn_of)
+        waiting.is_queued = True
+        self._waiting += 1
         self._urgent += waiting.is_urgent
         form = waiting.request.form
         self.rows += form.rows
         self.nbytes += form.nbytes
 
     def discard(self, waiting: Waiting) -> None:
-        """Removes a request that nobody waits for, if it has not left yet."""
-        for queue in (self._queue, self._doubtful):
-            for index, each in enumerate(queue):
-                if each is waiting:
-                    del queue[index]
-                    self._left(waiting)
-                    return
+        """Removes a request of this group that nobody waits for."""
+        self._left(waiting)
+        del waiting.request  # and so its memory, at once
+        self._empty += 1
+        if self._empty > self._waiting:
+            self._queue = deque(each for each in self._queue if each.is_queued)
+            self._doubtful = deque(each for each in self._doubtful if each.is_queued)
+            self._empty = 0
+        self._bring_up()
 
     def all(self) -> Iterable[Waiting]:
         """Those that wait."""
-        return (*self._queue, *self._doubtful)
+        return [each for each in (*self._queue, *self._doubtful) if each.is_queued]
 
     def take(self, limits: BatchLimits, now: float, pace: Pace) -> list[Waiting]:
         """Removes the next batch: as many wanted requests as fit, or a single larger one.
@@ -147,6 +155,8 @@ class Group:
             if batch and not limits.hold(rows + form.rows, nbytes + form.nbytes):
                 break
             del queue[0]
+            if self._empty:
+                self._bring_up()
             if not waiting.is_wanted(now):
                 self._left(waiting)
             elif queue is self._queue and pace.is_doubtful(waiting, now):
@@ -159,8 +169,17 @@ class Group:
             self.first_arrival = self.first.arrival
         return batch
 
+    def _bring_up(self) -> None:
+        """Drops the places without a request that would be next."""
+        for queue in (self._queue, self._doubtful):
+            while queue and not queue[0].is_queued:
+                del queue[0]
+                self._empty -= 1
+
     def _left(self, waiting: Waiting) -> None:
         """Takes a request that has left out of the sums."""
+        waiting.is_queued = False
+        self._waiting -= 1
         form = waiting.request.form
         self._urgent -= waiting.is_urgent
         self.rows -= form.rows

@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import sys
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -39,6 +41,59 @@ async def test_cancelled_requests_are_let_go_at_once(batcher, engine):
     assert batcher._groups == {}
     engine.release()
     await asyncio.gather(*first)
+
+
+@scenario()
+async def test_requests_are_let_go_wherever_they_stand(batcher, engine):
+    """The first, the last and those between; the others keep their order, and memory goes."""
+    first = await submitted(batcher, 1)
+    await engine.entered()
+    tasks = dict(zip(range(2, 12), await submitted(batcher, *range(2, 12)), strict=True))
+    (group,) = batcher._groups.values()
+    requests = {each.request.rows: weakref.ref(each.request.logits) for each in group.all()}
+    for gone in (2, 11, 5, 3, 7, 6):
+        tasks[gone].cancel()
+        await asyncio.wait([tasks.pop(gone)])
+        assert requests[gone]() is None
+        assert [each.request.rows for each in group.all()] == list(tasks)
+        assert (len(group), group.rows) == (len(tasks), sum(tasks))
+        assert group.first.request.rows == min(tasks)
+    tasks |= dict(zip((2, 3), await submitted(batcher, 2, 3), strict=True))
+    engine.release(2)
+    await asyncio.gather(*first, *tasks.values())
+    assert engine.batches == [[1], [4, 8, 9, 10, 2, 3]]
+
+
+@scenario()
+async def test_a_client_that_goes_takes_back_thousands(batcher, engine):
+    """Whatever their order, each costs the event loop a few steps, not a look at all the others."""
+    first = await submitted(batcher, 1)
+    await engine.entered()
+    answers = [asyncio.Future() for _ in range(4000)]
+    waiting = [batcher.enqueue(request_of(2), None, each) for each in answers]
+    steps = itertools.count()
+
+    def count(_frame, _event, _argument):
+        next(steps)
+        return count
+
+    (group,) = batcher._groups.values()
+    for gone in (waiting[1::2][::-1], waiting[:-2:2]):
+        before = sys.gettrace()
+        sys.settrace(count)
+        try:
+            for each in gone:
+                batcher.take_back(each)
+        finally:
+            sys.settrace(before)
+    assert group.all() == [waiting[-2]]
+    assert len(group._queue) <= 2
+    assert next(steps) < 50 * len(waiting)
+    batcher.take_back(waiting[0])  # once more
+    assert len(group) == 1
+    engine.release(2)
+    await asyncio.gather(*first, answers[-2])
+    assert engine.batches == [[1], [2]]
 
 
 @scenario()
