@@ -50,8 +50,19 @@ LAYOUTS: Final[Mapping[type[Message], Layout]] = {
 }
 """The byte fields worth cutting out: of requests, results and blocks of rows."""
 
+_REQUESTS: Final = 1
+_LEAST_FIELD: Final = 16
+"""Bytes that each counts for at least: it becomes an object, however small."""
+
+_MANY: Final[Layout] = {3: LAYOUTS[pb.ComputeRequest]}
+"""The requests of a `ComputeManyRequest`, and the layout of each."""
+
 _new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
 _new_bytes.argtypes, _new_bytes.restype = (ctypes.c_char_p, ctypes.c_ssize_t), ctypes.py_object
+
+LARGEST_REST: Final = 1 << 20
+"""Bytes besides tensors' elements that a server has protobuf parse: from them it makes objects of
+many times their size, and stands still meanwhile."""
 
 _MOST_FIELDS: Final = 64
 """Of a message that is looked through here; one of very many small fields is protobuf's to read."""
@@ -65,20 +76,34 @@ _LONGEST_LENGTH: Final = 5
 """Bytes that every parser reads of a number and of a length."""
 
 
-def parse(kind: type[MessageT], payload: bytes) -> tuple[MessageT, Views]:
+class TooLargeError(Exception):
+    """More than a server parses, besides the elements of tensors."""
+
+
+def parse(kind: type[MessageT], payload: bytes, most: int | None = None) -> tuple[MessageT, Views]:
     """A message without its large byte fields, and these as views into `payload`.
+
+    Args:
+        kind: what the bytes should be.
+        payload: them.
+        most: bytes that protobuf may be left with; None for any number.
 
     Raises:
         DecodeError: the bytes are not such a message.
+        TooLargeError: protobuf would be left with more than `most`.
     """
     if len(payload) < SMALLEST_CUT:
         return kind.FromString(payload), {}
     views: dict[Path, memoryview] = {}
     try:
-        rest = _cut(memoryview(payload), LAYOUTS.get(kind, {}), (), views)
+        rest = b"".join(_cut(memoryview(payload), LAYOUTS.get(kind, {}), (), views))
     except _Unusual:
-        return kind.FromString(payload), {}
-    message = kind.FromString(b"".join(rest))
+        rest, views = payload, {}
+    if most is not None and len(rest) > most:
+        raise TooLargeError(f"{len(rest)} bytes")
+    message = kind.FromString(rest)
+    if not views:
+        return message, {}
     fields = message.DESCRIPTOR.fields_by_number
     # Of the members of a oneof only the last is there.
     there = {path: view for path, view in views.items() if message.HasField(fields[path[0]].name)}
@@ -134,6 +159,30 @@ def _read_field(view: memoryview, start: int) -> tuple[int, int | None, int]:
     if stop > len(view):
         raise _Unusual
     return tag >> 3, begin, stop
+
+
+def parse_many(payload: bytes) -> pb.ComputeManyRequest:
+    """A `ComputeManyRequest`, if it has at most `LARGEST_REST` bytes besides tensors' elements.
+
+    Raises:
+        DecodeError: the bytes are not such a message.
+        TooLargeError: it has more.
+    """
+    if len(payload) > LARGEST_REST:
+        left, position, view = LARGEST_REST, 0, memoryview(payload)
+        while position < len(view) and left >= 0:
+            start, rest = position, None
+            try:
+                number, begin, position = _read_field(view, start)
+                if number == _REQUESTS and begin is not None:
+                    rest = sum(map(len, _cut(view[begin:position], _MANY, (), {})))
+            except _Unusual:
+                if position == start:  # not even a field: all that is left is protobuf's to refuse
+                    position = len(view)
+            left -= max(_LEAST_FIELD, position - start if rest is None else rest)
+        if left < 0:
+            raise TooLargeError(f"more than {LARGEST_REST} bytes")
+    return pb.ComputeManyRequest.FromString(payload)
 
 
 def locate(kind: type[Message], payload: bytes) -> dict[Path, slice] | None:

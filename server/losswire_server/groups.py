@@ -73,8 +73,10 @@ class Group:
     """Requests of one batch key, in order of their turns, and what they add up to.
 
     Those that will hardly be in time stand aside once their turn comes: they are next when nobody
-    else waits here. Of one that is taken back the place stays, without the request, until it would
-    be next or half of all places are such: a client that goes may take back thousands.
+    else waits here, in the order of their deadlines, and hear when these have passed.
+
+    Of one that is taken back the place stays, without the request, until it would be next or half
+    of all places are such: a client that goes may take back thousands.
     """
 
     def __init__(self) -> None:
@@ -148,6 +150,7 @@ class Group:
         """
         batch: list[Waiting] = []
         rows = nbytes = 0
+        self._tell_late(now)
         queue = self._queue or self._doubtful
         while queue:
             waiting = queue[0]
@@ -160,7 +163,7 @@ class Group:
             if not waiting.is_wanted(now):
                 self._left(waiting)
             elif queue is self._queue and pace.is_doubtful(waiting, now):
-                self._doubtful.append(waiting)
+                insort(self._doubtful, waiting, key=_deadline_of)
             else:
                 self._left(waiting)
                 batch.append(waiting)
@@ -168,6 +171,12 @@ class Group:
         if self:
             self.first_arrival = self.first.arrival
         return batch
+
+    def _tell_late(self, now: float) -> None:
+        """Drops those that stand aside and are late by now."""
+        while self._doubtful and not self._doubtful[0].is_wanted(now):
+            self._left(self._doubtful.popleft())
+            self._bring_up()
 
     def _bring_up(self) -> None:
         """Drops the places without a request that would be next."""
@@ -188,3 +197,7 @@ class Group:
 
 def _turn_of(waiting: Waiting) -> int:
     return waiting.turn
+
+
+def _deadline_of(waiting: Waiting) -> float:
+    return waiting.deadline or 0.0  # who has none does not stand aside

@@ -12,11 +12,10 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from losswire_proto import many
+from losswire_proto import codec, many
 from losswire_proto.v1 import loss_service_pb2 as pb
-from losswire_server import incidents, replies
+from losswire_server import incidents, replies, validation
 from losswire_server.errors import Draining, InvalidRequest, RequestFailed
 
 if TYPE_CHECKING:
@@ -35,6 +34,9 @@ HELD_REQUESTS: Final = 1024
 
 HELD_BYTES: Final = 16 << 20
 """Bytes of their tensors and results, likewise."""
+
+AT_ONCE: Final = 256
+"""Requests of one message that are taken while nobody else has a turn."""
 
 REPLY_BYTES: Final = 256 << 10
 """Of answers in one message, unless a single one is larger."""
@@ -171,29 +173,35 @@ class ManyRun:
     async def _read(self, messages: AsyncIterator[bytes]) -> None:
         """Hands the requests to the batcher as they arrive, as far as there is room."""
         async for payload in messages:
-            self._take(payload)
-            while self._held_requests >= HELD_REQUESTS or self._held_bytes >= HELD_BYTES:
-                self._wake_reader.clear()
-                await self._wake_reader.wait()
+            await self._take(payload)
+            await self._room()
+
+    async def _room(self) -> None:
+        """Waits until more may be read."""
+        while self._held_requests >= HELD_REQUESTS or self._held_bytes >= HELD_BYTES:
+            self._wake_reader.clear()
+            await self._wake_reader.wait()
 
     def _all_read(self, _reading: asyncio.Task[None]) -> None:
         """Lets the writer end once all is answered."""
         self._is_all_read = True
         self._wake_writer.set()
 
-    def _take(self, payload: bytes) -> None:
-        """Takes one message: its new requests, and those that are not wanted any more."""
-        try:
-            message = pb.ComputeManyRequest.FromString(payload)
-        except DecodeError as error:
-            raise InvalidRequest(
-                f"request: expected a {pb.ComputeManyRequest.DESCRIPTOR.full_name},"
-                f" received {len(payload)} other bytes"
-            ) from error
+    async def _take(self, payload: bytes) -> None:
+        """Takes one message: its new requests, and those that are not wanted any more.
+
+        Others have their turn in between, and this one waits for room, as if what it brings had
+        come in several.
+        """
+        with validation.decoding(pb.ComputeManyRequest, payload):
+            message = codec.parse_many(payload)
         if not message.requests and not message.cancelled_ids:
             raise InvalidRequest("requests: expected at least one, received none")
         now = self._loop.time()
-        for request in message.requests:
+        for number, request in enumerate(message.requests, 1):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+                await self._room()
             identifier = request.id
             if identifier in self._in_flight:
                 raise InvalidRequest(f"id: expected one that is not in use, received {identifier}")

@@ -8,7 +8,6 @@ would begin, again and again, what it cannot end in time, and answer hardly anyo
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -16,13 +15,11 @@ if TYPE_CHECKING:
     from losswire_server.requests import BatchKey
 
 _RECENT: Final = 9
-"""Batches of a kind whose median is expected: one that was held up changes nothing."""
+"""Batches of a kind of which the second slowest is expected: of those that follow most are faster,
+and one that was held up changes nothing."""
 
 _KINDS: Final = 256
 """That are remembered; the one that was not computed for the longest time is forgotten first."""
-
-_MARGIN: Final = 2
-"""Times what is expected that should be left: batches vary, and the reply has a way to go."""
 
 
 class Pace:
@@ -41,9 +38,9 @@ class Pace:
             del self._recent[next(iter(self._recent))]
 
     def expected(self, key: BatchKey, nbytes: int) -> float:
-        """The seconds that such a batch takes; 0 where none is known."""
+        """The seconds that such a batch hardly exceeds; 0 where none is known."""
         recent = self._recent.get((key, nbytes.bit_length()))
-        return median(recent) if recent else 0.0
+        return sorted(recent)[-2:][0] if recent else 0.0
 
     def is_doubtful(self, waiting: Waiting, now: float) -> bool:
         """Whether a request would hardly be in time if it were begun now.
@@ -57,4 +54,4 @@ class Pace:
         if left >= waited:
             return False
         form = waiting.request.form
-        return left < _MARGIN * self.expected(form.batch_key, form.nbytes)
+        return left < self.expected(form.batch_key, form.nbytes)

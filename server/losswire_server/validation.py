@@ -24,6 +24,8 @@ from losswire_server.streams import StreamStart
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from google.protobuf.message import Message
+
     from losswire_proto.codec import MessageT, Views
     from losswire_proto.dtypes import Array
     from losswire_proto.losses import LossCall
@@ -131,11 +133,23 @@ def parse(kind: type[MessageT], payload: bytes) -> MessageT:
 
 
 def _parse(kind: type[MessageT], payload: bytes) -> tuple[MessageT, Views]:
+    with decoding(kind, payload):
+        return codec.parse(kind, payload, codec.LARGEST_REST)
+
+
+@contextmanager
+def decoding(kind: type[Message], payload: bytes) -> Iterator[None]:
+    """What cannot be decoded as the caller's mistake."""
     try:
-        return codec.parse(kind, payload)
+        yield
     except DecodeError as error:
         raise InvalidRequest(
             f"request: expected a {kind.DESCRIPTOR.full_name}, received {len(payload)} other bytes"
+        ) from error
+    except codec.TooLargeError as error:
+        raise InvalidRequest(
+            f"request: expected at most {codec.LARGEST_REST} bytes besides the elements of tensors,"
+            f" received {error}"
         ) from error
 
 

@@ -115,6 +115,19 @@ def test_the_layouts_are_the_contracts(kind):
         assert set(places) == has_bytes(descriptor), "a tensor would be copied"
 
 
+@pytest.mark.parametrize("kind", list(codec.LAYOUTS))
+def test_what_is_left_to_protobuf_may_be_bounded(kind):
+    """Elements do not count; all else does, and so does what is not as writers write it."""
+    number, layout = next(iter(codec.LAYOUTS[kind].items()))
+    large = field(max(layout), BYTES, bytes(1 << 20))
+    message = field(number, BYTES, large)
+    codec.parse(kind, message, 100)
+    for more in (field(99, BYTES, bytes(100)), message):
+        with pytest.raises(codec.TooLargeError):
+            codec.parse(kind, message + more, 100)
+        codec.parse(kind, message + more)
+
+
 def test_reading_takes_no_memory_to_speak_of():
     """A message of elements is not copied, and one of a million tiny fields is not blown up."""
     large = pb.ComputeRequest(logits={"dtype": 3, "shape": [1 << 18], "data": bytes(1 << 20)})

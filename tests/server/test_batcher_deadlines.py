@@ -238,20 +238,20 @@ async def test_who_hardly_will_be_in_time_stands_aside(batcher, engine):
     """Who has waited longest is not begun too late, again and again, before those behind it."""
     overloaded = Overloaded(batcher, engine)
     await overloaded.begin()
-    old = await overloaded.ask(2, hours=4000)
+    old = await overloaded.ask(2, hours=3400)
     overloaded.after(2500)
-    young = await overloaded.ask(3, hours=4000)
+    young = await overloaded.ask(3, hours=3400)
     assert await overloaded.end(2, old, young) == ([[3], [2]], [False, False])
 
 
 @scenario()
 async def test_who_will_be_in_time_keeps_the_turn(batcher, engine):
-    """An hour more is left than twice what it takes: all as ever, in one batch."""
+    """An hour more is left than what it takes: all as ever, in one batch."""
     overloaded = Overloaded(batcher, engine)
     await overloaded.begin()
-    old = await overloaded.ask(2, hours=4501)
-    overloaded.after(2500)
-    young = await overloaded.ask(3, hours=4501)
+    old = await overloaded.ask(2, hours=4001)
+    overloaded.after(3000)
+    young = await overloaded.ask(3, hours=4001)
     assert await overloaded.end(1, old, young) == ([[2, 3]], [False, False])
 
 
@@ -260,9 +260,9 @@ async def test_who_stands_aside_does_so_for_other_batches_too(batcher, engine):
     """Those who share no batch with it, and have come after it, go first."""
     overloaded = Overloaded(batcher, engine)
     await overloaded.begin()
-    old = await overloaded.ask(2, hours=4000, classes=5)
+    old = await overloaded.ask(2, hours=3400, classes=5)
     overloaded.after(2500)
-    young = [await overloaded.ask(n, hours=4000, classes=n) for n in (3, 4)]
+    young = [await overloaded.ask(n, hours=3400, classes=n) for n in (3, 4)]
     overloaded.after(1.5)  # none of them is held for company any more
     assert await overloaded.end(3, old, *young) == ([[3], [4], [2]], [False, False, False])
 
@@ -272,14 +272,37 @@ async def test_who_stood_aside_until_it_was_late_is_not_computed(batcher, engine
     """It gets its error when nobody else waits, and room is given back."""
     overloaded = Overloaded(batcher, engine)
     await overloaded.begin()
-    old = await overloaded.ask(2, hours=4000)
+    old = await overloaded.ask(2, hours=3400)
     overloaded.after(2500)
     young = await overloaded.ask(3, hours=9000)
     engine.release()
     await engine.entered()
-    overloaded.after(1600)
+    overloaded.after(1000)
     assert await overloaded.end(0, old, young) == ([[3]], [True, False])
     assert batcher._groups == {}
+
+
+@scenario()
+async def test_who_stood_aside_until_it_was_late_hears_of_it(batcher, engine):
+    """Also where others keep coming, and the nearest deadline first."""
+    overloaded = Overloaded(batcher, engine)
+    await overloaded.begin()
+    old = [await overloaded.ask(rows, hours) for rows, hours in ((2, 3300), (3, 3400), (4, 3200))]
+    overloaded.after(2500)
+    young = [await overloaded.ask(rows, hours=9000) for rows in (5, 600, 700)]
+    engine.release()
+    await engine.entered()
+    assert engine.batches[2:] == [[5, 600]]
+    overloaded.after(850)
+    engine.release()
+    await engine.entered()
+    assert engine.batches[3:] == [[700]]
+    await asyncio.sleep(0)
+    assert [task.done() for task in old] == [True, False, True]
+    assert await overloaded.end(1, *old, *young) == (
+        [[5, 600], [700], [3]],
+        [True, False, True, False, False, False],
+    )
 
 
 @scenario()
@@ -287,9 +310,9 @@ async def test_who_stands_aside_can_be_taken_back(batcher, engine):
     """It is let go at once, and nobody is computed for it."""
     overloaded = Overloaded(batcher, engine)
     await overloaded.begin()
-    old = await overloaded.ask(2, hours=4000)
+    old = await overloaded.ask(2, hours=3400)
     overloaded.after(2500)
-    young = await overloaded.ask(3, hours=4000)
+    young = await overloaded.ask(3, hours=3400)
     engine.release()
     await engine.entered()
     (group,) = batcher._groups.values()

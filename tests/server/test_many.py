@@ -9,6 +9,7 @@ from held import HeldEngine
 from losswire_proto import tensors
 from losswire_proto.losses import LossCall
 from losswire_proto.v1 import loss_service_pb2 as pb
+from losswire_proto.v1 import tensor_pb2
 from losswire_proto.wire import encode_call
 from losswire_server import many
 from losswire_server.admission import Admission, Room
@@ -51,8 +52,8 @@ class Call:
         self._sent = asyncio.Queue()
         self._read = asyncio.Semaphore(0)
         self.taken_messages = 0
-        run = ManyRun(RequestReader(), self.batcher, self.admission, deadline)
-        self._replies = run.replies(self._messages())
+        self.run = ManyRun(RequestReader(), self.batcher, self.admission, deadline)
+        self._replies = self.run.replies(self._messages())
         self._answers = []
 
     async def _messages(self):
@@ -134,6 +135,69 @@ async def test_each_answer_bears_its_id(call, engine):
         5: 1,
     }
     assert engine.batches == [[2, 4, 1]]
+
+
+@scenario(queue_bytes=1 << 30)
+async def test_thousands_in_one_message_are_read_as_there_is_room(call, engine):
+    """As if they had come in several: no more are held than ever, and others have their turns."""
+    count, most, turns = 5000, 0, 0
+
+    async def look():
+        nonlocal most, turns
+        while True:
+            most, turns = max(most, call.run._held_requests), turns + 1
+            await asyncio.sleep(0)
+
+    looking = asyncio.ensure_future(look())
+    call.send(*((number, 1) for number in range(count)))
+    call.end()
+    engine.release(count)
+    answers = await call.rest()
+    looking.cancel()
+    assert all(rows_of(answers[number]) == 1 for number in range(count))
+    assert most <= many.HELD_REQUESTS + many.AT_ONCE
+    assert turns >= count // many.AT_ONCE
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pb.ComputeManyRequest(requests=[pb.ManyRequest(id=n) for n in range(300_000)]),
+        pb.ComputeManyRequest(cancelled_ids=[1 << 60] * (1 << 17)),
+        pb.ComputeManyRequest(
+            requests=[
+                pb.ManyRequest(
+                    id=1,
+                    request=pb.ComputeRequest(
+                        logits=tensor_pb2.Tensor(shape=[1 << 60] * (1 << 17))
+                    ),
+                )
+            ]
+        ),
+    ],
+    ids=["requests", "cancelled ids", "a shape"],
+)
+def test_much_besides_elements_is_refused(payload):
+    """From its bytes protobuf would make objects of many times their size."""
+
+    @scenario()
+    async def play(call, _engine):
+        call.send_bytes(payload.SerializeToString())
+        with pytest.raises(InvalidRequest, match="at most 1048576 bytes besides the elements"):
+            await call.answer()
+
+    play()
+
+
+@scenario(queue_bytes=1 << 30)
+async def test_large_tensors_are_not_much_besides_elements(call, engine):
+    """Several in one message of more than that, and a client's own fields beside them."""
+    rows = (1 << 20) // 12
+    call.send((1, rows), (2, 3), (3, rows), cancelled=[9] * 100)
+    call.end()
+    engine.release(10)
+    answers = await call.rest()
+    assert [rows_of(answers[number]) for number in (1, 2, 3)] == [rows, 3, rows]
 
 
 @scenario()
