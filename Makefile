@@ -34,6 +34,7 @@ bench: $(VENV)/bench-ready  ## every path beside its ceiling, the frameworks and
 	$(BIN)/python -m benchmarks.compare $(BENCH)
 	$(BIN)/python benchmarks/engine.py
 
+soak: FUZZ_RUNS = 200000
 soak: $(READY) fuzz  ## fuzzing; faults, overload and a soak, for 20 minutes or 4 times SOAK_SECONDS
 	$(BIN)/python -m benchmarks.soak --seconds $(SOAK_SECONDS) $(SOAK)
 

@@ -81,12 +81,29 @@ class BaseClient:
         warn_of_plain_token(target, token, tls, stacklevel=2)
         if is_spread(target):
             self._pinned = Connection(target, token, tls, is_pinned=True)
+        # What makes another like it.
+        self._made_by = partial(
+            type(self),
+            target,
+            timeout=timeout,
+            transport=transport,
+            token=token,
+            tls=tls,
+            retries=retries,
+        )
         self._advice = Advice()
         self._paths = Paths(transport, retries=retries)
         self._submitted = Submitted()
         connection = self._connection
         # Not a method: the stream's threads would keep the client.
         self._many = Many(partial(_begin_many, connection))
+
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+        """Pickled as how it was made, its token included: another process has a client of its own.
+
+        So data sets that hold a client reach workers that are spawned.
+        """
+        return self._made_by, ()
 
     @property
     def target(self) -> str:

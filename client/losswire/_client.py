@@ -32,6 +32,7 @@ class Client(LossMethods[LossResult, ServerInfo, Array]):
         (LossMethods.__doc__ or "")
         + """
     Calls return when their result is there. Safe to use from several threads, and after a fork.
+    Pickled, it is how it was made, token included: workers that are spawned have one of their own.
 
     Example:
         >>> with Client(target) as client:

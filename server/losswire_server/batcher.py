@@ -72,7 +72,7 @@ class Batcher:
         metrics: Metrics | None = None,
     ) -> None:
         self._on_crash = on_crash
-        self._crash: str | None = None
+        self._crash: BaseException | None = None
         self._engine = engine
         self._limits = limits
         self._wait_seconds = limits.wait_us / 1e6
@@ -166,12 +166,12 @@ class Batcher:
         self._log.error("batches_crashed", error=why, exc_info=error)
         if self._crash is None and self._on_crash is not None:
             self._on_crash(why)
-        self._crash = why
+        self._crash = error
         left = [waiting for group in self._groups.values() for waiting in group.all()]
         self._groups.clear()
         for waiting in batch + left:
             if not waiting.answer.done():
-                waiting.answer.set_exception(crashed(why))
+                waiting.answer.set_exception(crashed(error))
 
     def _start_batches(self) -> None:
         """Starts every batch that should leave now; sets the timer for the next one."""

@@ -20,13 +20,15 @@ import structlog
 from cryptography import x509
 
 from losswire_server.errors import StartupError
-from losswire_server.reloading import Reloaded
+from losswire_server.reloading import Reloaded, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from losswire_server.config import ServerSettings
+
+_PEM: Final = "a PEM file"
 
 SOON: Final = timedelta(days=14)
 """Before its end a certificate should have been replaced; short-lived ones in their last third."""
@@ -95,24 +97,16 @@ def read_certificates(certificate: Path, key: Path, authorities: Path | None) ->
     Raises:
         StartupError: as `server_credentials`.
     """
-    chain, secret = _read("tls_certificate", certificate), _read("tls_key", key)
+    chain = read_file("tls_certificate", certificate, _PEM)
+    secret = read_file("tls_key", key, _PEM)
     _check_pair(certificate, chain, key, secret)
     begins, expires = _validity(certificate, chain)
     roots = None
     if authorities is not None:
-        roots = _read("tls_client_ca", authorities)
+        roots = read_file("tls_client_ca", authorities, _PEM)
         _check_certificates("tls_client_ca", authorities, roots)
     configuration = grpc.ssl_server_certificate_configuration([(secret, chain)], roots)
     return Certificates(configuration, expires - min(SOON, (expires - begins) / 3), expires)
-
-
-def _read(setting: str, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StartupError(
-            f"{setting}: cannot read {path}: {error.strerror}; name a PEM file"
-        ) from error
 
 
 def _check_pair(certificate: Path, chain: bytes, key: Path, secret: bytes) -> None:

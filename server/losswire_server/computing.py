@@ -90,7 +90,8 @@ class Computing:
             self._on_end(error, batch)
         except Exception as error:  # noqa: BLE001 -- the same
             for waiting in self._failed(batch, error):
-                self.here([waiting])
+                if waiting.is_wanted(asyncio.get_running_loop().time()):
+                    self.here([waiting])
         except BaseException as error:  # noqa: BLE001 -- the same
             self._on_end(error, batch)
 
@@ -122,9 +123,12 @@ class _MismatchError(Exception):
     """An engine that answers not as many requests as it was asked: nobody knows which are which."""
 
 
-def crashed(why: str) -> DeviceFailed:
-    """What those are told who wait, or come, when nothing more can be computed."""
-    return DeviceFailed(f"computing has failed, the server ends: {why}")
+def crashed(error: BaseException) -> DeviceFailed:
+    """What those are told who wait, or come, when nothing more can be computed.
+
+    Not in its own words, which may hold what somebody sent: these are for the log.
+    """
+    return DeviceFailed(f"computing has failed, the server ends: {type(error).__name__}")
 
 
 def _deliver(batch: list[Waiting], results: list[LossResult]) -> None:

@@ -12,9 +12,9 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 
+_MOST: Final = 1 << 60
+"""Of numbers of bytes and the like: sums of them fit 64 bits."""
+
 PREFIX: Final = "LOSSWIRE_"
 
 _OF_CLIENTS: Final = frozenset(
@@ -44,6 +47,16 @@ _OF_KUBERNETES: Final = frozenset({"service_host", "service_port"})
 
 _ALIKE: Final = 0.68
 """Names this similar are one name and a slip of the hand."""
+
+
+def _nameable(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("a path holds no zero byte")
+    return path
+
+
+FilePath: TypeAlias = Annotated[Path, AfterValidator(_nameable)]
+"""A path that the system takes."""
 
 
 class ServerSettings(BaseSettings):
@@ -61,27 +74,29 @@ class ServerSettings(BaseSettings):
         cli_exit_on_error=False,
     )
 
-    config: Annotated[Path | None, Field(description="TOML file with these settings")] = None
+    config: Annotated[FilePath | None, Field(description="TOML file with these settings")] = None
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[
         int, Field(ge=0, le=65535, description="TCP port to listen on; 0 picks a free one")
     ] = 50051
     unix_socket: Annotated[
-        Path | None, Field(description="listen on this Unix socket instead of TCP")
+        FilePath | None, Field(description="listen on this Unix socket instead of TCP")
     ] = None
     unix_socket_mode: Annotated[
         str, Field(pattern=r"^0?[0-7]{3}$", description="permissions of the socket, in octal")
     ] = "600"
     tls_certificate: Annotated[
-        Path | None, Field(description="PEM file: the server's certificate and its chain, for TLS")
+        FilePath | None,
+        Field(description="PEM file: the server's certificate and its chain, for TLS"),
     ] = None
-    tls_key: Annotated[Path | None, Field(description="PEM file: the certificate's key")] = None
+    tls_key: Annotated[FilePath | None, Field(description="PEM file: the certificate's key")] = None
     tls_client_ca: Annotated[
-        Path | None,
+        FilePath | None,
         Field(description="PEM file: authorities, by one of which each client is certified"),
     ] = None
     token_file: Annotated[
-        Path | None, Field(description="bearer tokens, one a line, of which each call needs one")
+        FilePath | None,
+        Field(description="bearer tokens, one a line, of which each call needs one"),
     ] = None
     insecure: Annotated[
         bool, Field(description="allow plain text on addresses that other machines reach")
@@ -99,23 +114,24 @@ class ServerSettings(BaseSettings):
     ] = "0"
     gpu_memory_bytes: Annotated[
         int | None,
-        Field(ge=MIB, description="memory used of each GPU; a quarter of it if not set"),
+        Field(ge=MIB, le=_MOST, description="memory used of each GPU; a quarter of it if not set"),
     ] = None
     kernel_cache: Annotated[
-        Path | None,
+        FilePath | None,
         Field(description="folder for compiled GPU kernels; those in it are ready at the start"),
     ] = None
     max_message_bytes: Annotated[
         int, Field(ge=4096, le=2**31 - 1, description="largest message accepted")
     ] = 512 * MIB
     queue_bytes: Annotated[
-        int, Field(ge=4096, description="tensor bytes admitted and not yet answered")
+        int, Field(ge=4096, le=_MOST, description="tensor bytes admitted and not yet answered")
     ] = 2048 * MIB
     queue_requests: Annotated[
-        int, Field(ge=1, description="requests admitted and not yet answered")
+        int, Field(ge=1, le=_MOST, description="requests admitted and not yet answered")
     ] = 1 << 16
     max_streams: Annotated[
-        int, Field(ge=1, description="ComputeStream and ComputeMany calls at the same time")
+        int,
+        Field(ge=1, le=_MOST, description="ComputeStream and ComputeMany calls at the same time"),
     ] = 1024
     client_share: Annotated[
         float,
@@ -129,7 +145,10 @@ class ServerSettings(BaseSettings):
         int, Field(ge=1024, le=MIB, description="largest headers of a call")
     ] = 16 << 10
     stream_bytes: Annotated[
-        int, Field(ge=4096, description="bytes of streamed blocks in flight, over all streams")
+        int,
+        Field(
+            ge=4096, le=_MOST, description="bytes of streamed blocks in flight, over all streams"
+        ),
     ] = 256 * MIB
     pool_bytes: Annotated[
         int,
@@ -137,14 +156,20 @@ class ServerSettings(BaseSettings):
     ] = 1024 * MIB
     max_region_bytes: Annotated[
         int,
-        Field(ge=0, description="memory that a process on this host may share; 0 for none"),
+        Field(
+            ge=0, le=_MOST, description="memory that a process on this host may share; 0 for none"
+        ),
     ] = 4096 * MIB
     shared_directory: Annotated[
-        Path | None,
+        FilePath | None,
         Field(description="folder that containers on this host see too, to share memory with them"),
     ] = None
-    max_batch_rows: Annotated[int, Field(ge=1, description="rows computed together")] = 1 << 17
-    max_batch_bytes: Annotated[int, Field(ge=1, description="bytes computed together")] = 64 * MIB
+    max_batch_rows: Annotated[int, Field(ge=1, le=_MOST, description="rows computed together")] = (
+        1 << 17
+    )
+    max_batch_bytes: Annotated[
+        int, Field(ge=1, le=_MOST, description="bytes computed together")
+    ] = 64 * MIB
     max_wait_us: Annotated[
         int,
         Field(

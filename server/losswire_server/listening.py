@@ -128,8 +128,9 @@ def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
         found = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-    except OSError as error:
-        raise StartupError(f"host: {host} cannot be resolved: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise StartupError(f"host: {host!r} cannot be resolved: {reason}") from error
     return [(family, address) for family, *_, address in found]
 
 

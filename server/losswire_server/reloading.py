@@ -26,6 +26,27 @@ _Stamp: TypeAlias = "tuple[int, ...] | None"
 _NOWHERE: Final = None
 
 
+def read_file(setting: str, path: Path, what: str) -> bytes:
+    """What a file holds.
+
+    Args:
+        setting: that names it.
+        path: of the file.
+        what: the setting wants.
+
+    Raises:
+        StartupError: it cannot be read, or is a pipe, which nobody may ever write to.
+    """
+    try:
+        if path.is_fifo():
+            raise StartupError(f"{setting}: {path} is a pipe; name {what}")
+        return path.read_bytes()
+    except OSError as error:
+        raise StartupError(
+            f"{setting}: cannot read {path}: {error.strerror}; name {what}"
+        ) from error
+
+
 class Reloaded(Generic[T]):
     """A value that was read from files. For any thread.
 

@@ -18,7 +18,7 @@ import grpc
 from grpc_health.v1 import health
 
 from losswire_server.errors import StartupError
-from losswire_server.reloading import Reloaded
+from losswire_server.reloading import Reloaded, read_file
 from losswire_server.revocation import OpenStreams
 
 if TYPE_CHECKING:
@@ -81,12 +81,7 @@ def read_digests(path: Path) -> tuple[bytes, ...]:
     Raises:
         StartupError: names the file and the line, never what stands there.
     """
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise StartupError(
-            f"token_file: cannot read {path}: {error.strerror}; name a file with one token a line"
-        ) from error
+    lines = read_file("token_file", path, "a file with one token a line").splitlines()
     tokens = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not tokens:
         raise StartupError(f"token_file: {path} holds no token; write one a line")

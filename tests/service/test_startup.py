@@ -28,6 +28,8 @@ def folder(tmp_path_factory):
     (folder / "tokens").write_text(f"{SECRET}\nshort {SECRET}\n", encoding="ascii")
     (folder / "unknown.toml").write_text("max_message_byte = 5\n", encoding="ascii")
     (folder / "broken.toml").write_text("port = \n", encoding="ascii")
+    (folder / "zero.toml").write_text('token_file = "a\\u0000b"\n', encoding="ascii")
+    os.mkfifo(folder / "pipe")
     (folder / "type.toml").write_text('port = "many"\n', encoding="ascii")
     (folder / "locked.key").write_bytes(locked((folder / "ours/server.key").read_bytes()))
     return folder
@@ -74,7 +76,8 @@ CASES = {
     "--host 0.0.0.0": "0.0.0.0 is reached from other machines, in plain text; set"
     " --tls-certificate and --tls-key, or accept it with --insecure",
     "--host ::": ":: is reached from other machines, in plain text",
-    "--host no.such.host.invalid": "host: no.such.host.invalid cannot be resolved: ",
+    "--host no.such.host.invalid": "host: 'no.such.host.invalid' cannot be resolved: ",
+    "--host two..dots": "host: 'two..dots' cannot be resolved: ",
     "--unix-socket {folder}/none/socket": "cannot listen on unix:{folder}/none/socket: No such",
     "--unix-socket {folder}/text": "cannot listen on unix:{folder}/text: there is a file",
     "--unix-socket {folder}/" + "a" * 99: ": AF_UNIX path too long; choose another with --port,",
@@ -83,6 +86,7 @@ CASES = {
     pair("none.pem", "ours/server.key"): "tls_certificate: cannot read {folder}/none.pem: No such"
     " file or directory; name a PEM file",
     pair("ours", "ours/server.key"): "tls_certificate: cannot read {folder}/ours: Is a directory",
+    pair("pipe", "ours/server.key"): "tls_certificate: {folder}/pipe is a pipe; name a PEM file",
     pair("empty", "ours/server.key"): "tls_certificate: {folder}/empty holds no certificate",
     pair("text", "ours/server.key"): "tls_certificate: {folder}/text holds no certificate; name a",
     pair("ours/server.key", "ours/server.key"): "tls_certificate: {folder}/ours/server.key holds",
@@ -101,15 +105,18 @@ CASES = {
     " set, and so is tls_certificate",
     # tokens
     "--token-file {folder}/none": "token_file: cannot read {folder}/none: No such file or",
+    "--token-file {folder}/pipe": "token_file: {folder}/pipe is a pipe; name a file with one token",
     "--token-file {folder}/empty": "token_file: {folder}/empty holds no token; write one a line",
     "--token-file {folder}/tokens": "token_file: line 2 of {folder}/tokens: expected a token of at",
     # limits
     "--queue-bytes 1000000 --max-message-bytes 2000000": "max_message_bytes: expected at most"
     " queue_bytes (1000000), since no larger request is ever admitted, received 2000000; lower it",
+    "--queue-bytes 10000000000000000000": "queue_bytes: Input should be less than or equal to 1152",
     "--shared-directory {folder} --max-region-bytes 0": "shared_directory: set, but max_region",
     # settings
     "--config {folder}/none.toml": "config: cannot read {folder}/none.toml: ",
     "--config {folder}/broken.toml": "config: cannot read {folder}/broken.toml: ",
+    "--config {folder}/zero.toml": "token_file: Value error, a path holds no zero byte, received",
     "--config {folder}/type.toml": "port: Input should be a valid integer",
     "--config {folder}/unknown.toml": "max_message_byte: no such setting; the nearest is"
     " max_message_bytes, `losswire serve --help` lists all",

@@ -186,6 +186,7 @@ class SlowReader:
                 if pause_after is not None and forwarded >= pause_after:
                     self.paused.set()
                     assert self.resume.wait(60)
+        with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
 
     def close(self):
@@ -224,6 +225,38 @@ def test_sigterm_waits_for_replies_on_their_way():
     expected = np.log(np.exp(shifted).sum(axis=1)) - shifted[:, 0]
     np.testing.assert_allclose(results[0].loss, expected, rtol=1e-6)
     assert any('"drained": true' in line for line in rest)
+
+
+def test_sigterm_does_not_wait_for_ever():
+    """A reply that its client does not take is given up after `drain_seconds`."""
+    command = [sys.executable, "-m", "losswire", "serve", "--port", "0", "--log-format", "json"]
+    command += ["--drain-seconds", "0.1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    lines = iter(process.stderr.readline, "")
+    serving = next(line for line in lines if '"serving"' in line)
+    reader = SlowReader(serving.split('"target": "')[1].split('"')[0])
+    logits, labels = np.zeros((6000, 2000), np.float32), np.zeros(6000, np.int16)
+    errors = []
+
+    def call():
+        with losswire.Client(reader.target, transport="inline", retries=False) as client:
+            try:
+                client.softmax_cross_entropy(logits, labels)
+            except losswire.LosswireError as error:
+                errors.append(type(error))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    assert reader.paused.wait(60)
+    process.send_signal(signal.SIGTERM)
+    rest = list(lines)
+    assert process.wait(60) == 0
+    reader.resume.set()
+    thread.join()
+    process.stderr.close()
+    reader.close()
+    assert any('"drained": false' in line for line in rest)
+    assert errors == [losswire.ServerUnavailable]
 
 
 def test_settings_are_logged_at_start():
