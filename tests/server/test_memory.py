@@ -79,10 +79,13 @@ def test_the_pool_tells_what_it_holds():
 
 
 HUGE = """
+import sys
 from pathlib import Path
 from losswire_server import memory
 assert memory.keep_freed_memory()
-assert memory.ask_for_huge_pages()
+if not memory.ask_for_huge_pages():
+    print(Path("/proc/self/maps").read_text())
+    sys.exit("refused")
 filled = [bytes([number]) * (4 << 20) for number in range(16)]
 mappings = Path("/proc/self/smaps").read_text().split("VmFlags:")
 asked = [each for each, flags in zip(mappings, mappings[1:]) if " hg" in flags.splitlines()[0]]
@@ -96,9 +99,15 @@ def test_the_heap_comes_in_huge_pages():
     setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not setting.exists() or "[never]" in setting.read_text():
         pytest.skip("this system has no huge pages to give")
-    ran = subprocess.run(
-        [sys.executable, "-c", HUGE], capture_output=True, check=True, timeout=60, text=True
-    )
+    # A system that is short of memory, or has put something where the heap would grow, may refuse;
+    # it does so once in hundreds of times.
+    for _ in range(3):
+        ran = subprocess.run(
+            [sys.executable, "-c", HUGE], capture_output=True, check=False, timeout=60, text=True
+        )
+        if ran.stderr.strip() != "refused":
+            break
+    assert ran.returncode == 0, ran.stdout + ran.stderr
     heaps, mebibytes = map(int, ran.stdout.split())
     assert heaps == 1
     assert mebibytes > 48  # of 64; some may not be free in one piece
