@@ -25,6 +25,7 @@ def test_the_selection_has_every_pair():
     }  # fmt: skip
 
 
+@pytest.mark.timeout(900)  # a hundred kernels, a second of a processor each where it is idle
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nothing_spills(architecture):
     """What the compiler says of each kernel selected: what it holds is held in registers."""
