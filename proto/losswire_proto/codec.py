@@ -50,6 +50,12 @@ LAYOUTS: Final[Mapping[type[Message], Layout]] = {
 }
 """The byte fields worth cutting out: of requests, results and blocks of rows."""
 
+_ELEMENTS: Final[Mapping[type[Message], Layout]] = {
+    **LAYOUTS,
+    pb.ComputeStreamRequest: {1: dict.fromkeys((2, 3, 4, 5), _TENSOR), 2: dict.fromkeys((3, 15))},
+}
+"""All byte fields, also those of a stream's start, which come once and are protobuf's to read."""
+
 _REQUESTS: Final = 1
 _LEAST_FIELD: Final = 16
 """Bytes that each counts for at least: it becomes an object, however small."""
@@ -86,28 +92,35 @@ def parse(kind: type[MessageT], payload: bytes, most: int | None = None) -> tupl
     Args:
         kind: what the bytes should be.
         payload: them.
-        most: bytes that protobuf may be left with; None for any number.
+        most: bytes besides tensors' elements that it may have; None for any number.
 
     Raises:
         DecodeError: the bytes are not such a message.
-        TooLargeError: protobuf would be left with more than `most`.
+        TooLargeError: it has more than `most`.
     """
     if len(payload) < SMALLEST_CUT:
         return kind.FromString(payload), {}
+    if most is not None and len(payload) > most:
+        _check_rest(kind, payload, most)
     views: dict[Path, memoryview] = {}
     try:
-        rest = b"".join(_cut(memoryview(payload), LAYOUTS.get(kind, {}), (), views))
+        rest = _cut(memoryview(payload), LAYOUTS.get(kind, {}), (), views)
     except _Unusual:
-        rest, views = payload, {}
-    if most is not None and len(rest) > most:
-        raise TooLargeError(f"{len(rest)} bytes")
-    message = kind.FromString(rest)
-    if not views:
-        return message, {}
+        return kind.FromString(payload), {}
+    message = kind.FromString(b"".join(rest))
     fields = message.DESCRIPTOR.fields_by_number
     # Of the members of a oneof only the last is there.
     there = {path: view for path, view in views.items() if message.HasField(fields[path[0]].name)}
     return message, there
+
+
+def _check_rest(kind: type[Message], payload: bytes, most: int) -> None:
+    try:
+        rest = sum(map(len, _cut(memoryview(payload), _ELEMENTS.get(kind, {}), (), {})))
+    except _Unusual:
+        rest = len(payload)
+    if rest > most:
+        raise TooLargeError(f"{rest} bytes")
 
 
 class _Unusual(Exception):  # noqa: N818 -- not an error: protobuf will read it

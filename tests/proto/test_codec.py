@@ -128,6 +128,20 @@ def test_what_is_left_to_protobuf_may_be_bounded(kind):
         codec.parse(kind, message + more)
 
 
+def test_a_stream_begins_with_elements_too():
+    """Labels and weights of all rows, which do not count either."""
+    weights = tensors.encode("sample_weight", np.ones(1 << 17))
+    start = pb.ComputeStreamStart(
+        labels=weights, sample_weight=weights, class_weight=weights, pos_weight=weights
+    )
+    message = pb.ComputeStreamRequest(start=start)
+    assert codec.parse(pb.ComputeStreamRequest, message.SerializeToString(), 200)[0] == message
+    start.logits_spec.shape.extend([1] * 300)
+    message = pb.ComputeStreamRequest(start=start)
+    with pytest.raises(codec.TooLargeError):
+        codec.parse(pb.ComputeStreamRequest, message.SerializeToString(), 200)
+
+
 def test_reading_takes_no_memory_to_speak_of():
     """A message of elements is not copied, and one of a million tiny fields is not blown up."""
     large = pb.ComputeRequest(logits={"dtype": 3, "shape": [1 << 18], "data": bytes(1 << 20)})
