@@ -146,6 +146,26 @@ async def test_what_is_late_after_a_fault_is_not_computed_again(batcher, engine)
     assert engine.batches == [[1], [3, 2], [3]]
 
 
+@scenario(quick_bytes=1 << 20)
+async def test_nor_is_it_on_the_event_loop(batcher, engine):
+    """Where a batch failed that was computed there: time goes by meanwhile."""
+    loop = asyncio.get_running_loop()
+    clock, compute, passed = loop.time, engine.compute, 0.0
+    loop.time = lambda: clock() + passed
+
+    def take_an_hour(requests):
+        nonlocal passed
+        passed += 3600.0
+        return compute(requests)
+
+    engine.compute, engine.failing = take_an_hour, {3}
+    engine.release(100)
+    calls = batcher.submit(request_of(3)), batcher.submit(request_of(2), loop.time() + 60)
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [RuntimeError, Expired]
+    assert engine.batches == [[3, 2], [3]]
+
+
 @scenario()
 async def test_what_is_due_soon_is_not_held(batcher, engine):
     """With a slot free, a request that would be late after the wait leaves at once, in company."""

@@ -57,6 +57,6 @@ def test_a_path_that_is_no_text_harms_nobody(path):
             ping = frame(PING, 0, 0, b"are here")
             connection.sendall(PREFACE + frame(SETTINGS, 0, 0, b"") + call + ping)
             acknowledged(connection, b"are here")
-            before.softmax([[1.0, 2.0]], timeout=LONG)
+            assert before.softmax([[1.0, 2.0]], timeout=LONG).shape == (1, 2)
             with losswire.Client(server.target, retries=False) as after:
-                after.softmax([[1.0, 2.0]], timeout=LONG)
+                assert after.softmax([[1.0, 2.0]], timeout=LONG).shape == (1, 2)

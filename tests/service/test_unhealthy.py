@@ -61,3 +61,4 @@ def test_the_other_would_have_been_asked(server, unwell):
         while not handler.asked:
             with suppress(losswire.ServerError):
                 client.softmax(np.zeros((2, 4)))
+    assert handler.asked == [f"/{SERVICE}/Compute"]
