@@ -94,12 +94,13 @@ def ask_for_huge_pages() -> bool:
     sbrk.argtypes, malloc.argtypes = [ctypes.c_ssize_t], [ctypes.c_size_t]
     free.argtypes = [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    start = sbrk(0)
-    block = malloc(HEAP_BYTES)  # the heap grows by so much, and keeps it when it is freed
+    block = malloc(HEAP_BYTES)  # the heap grows by what it lacks for so much, and then keeps it
     if block is None:
         return False
-    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-    nbytes = (sbrk(0) - first) // mmap.PAGESIZE * mmap.PAGESIZE
-    is_taken = nbytes >= HEAP_BYTES and not libc.madvise(first, nbytes, mmap.MADV_HUGEPAGE)
+    first = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = sbrk(0)
+    is_in_heap = block + HEAP_BYTES <= end  # a heap that cannot grow there goes on elsewhere, above
+    nbytes = (end - first) // mmap.PAGESIZE * mmap.PAGESIZE
+    is_taken = is_in_heap and not libc.madvise(first, nbytes, mmap.MADV_HUGEPAGE)
     free(block)
     return bool(is_taken)
