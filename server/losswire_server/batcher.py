@@ -122,11 +122,11 @@ class Batcher:
         turn = self._turns.give(client, request.form.nbytes)
         now = loop.time()
         is_urgent = deadline is not None and deadline < now + self._urgent_seconds
-        waiting = Waiting(request, answer, now, deadline, turn, is_urgent)
+        waiting = Waiting(request, answer, now, deadline, client, turn, is_urgent)
         key = request.batch_key
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = Group()
+            group = self._groups[key] = Group(self._turns)
         group.add(waiting)
         if not self._is_dispatch_due:
             # Not now: what else has arrived is handed in first, and shares the batch.

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 from losswire_server.errors import Expired
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Hashable, Iterable
 
     from losswire_server.pace import Pace
     from losswire_server.requests import LossRequest, LossResult
+    from losswire_server.turns import Turns
 
 
 class Answer(Protocol):
@@ -40,6 +41,7 @@ class Waiting:
     answer: Answer
     arrival: float
     deadline: float | None
+    client: Hashable = None
     turn: int = 0
     is_urgent: bool = False
     """Whether its answer is due so soon that it is not held for company."""
@@ -79,7 +81,8 @@ class Group:
     of all places are such: a client that goes may take back thousands.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
         self._queue: deque[Waiting] = deque()
         self._doubtful: deque[Waiting] = deque()
         self._waiting = self._empty = 0
@@ -130,7 +133,7 @@ class Group:
 
     def discard(self, waiting: Waiting) -> None:
         """Removes a request of this group that nobody waits for."""
-        self._left(waiting)
+        self._drop(waiting)
         del waiting.request  # and so its memory, at once
         self._empty += 1
         if self._empty > self._waiting:
@@ -161,7 +164,7 @@ class Group:
             if self._empty:
                 self._bring_up()
             if not waiting.is_wanted(now):
-                self._left(waiting)
+                self._drop(waiting)
             elif queue is self._queue and pace.is_doubtful(waiting, now):
                 insort(self._doubtful, waiting, key=_deadline_of)
             else:
@@ -175,7 +178,7 @@ class Group:
     def _tell_late(self, now: float) -> None:
         """Drops those that stand aside and are late by now."""
         while self._doubtful and not self._doubtful[0].is_wanted(now):
-            self._left(self._doubtful.popleft())
+            self._drop(self._doubtful.popleft())
             self._bring_up()
 
     def _bring_up(self) -> None:
@@ -184,6 +187,11 @@ class Group:
             while queue and not queue[0].is_queued:
                 del queue[0]
                 self._empty -= 1
+
+    def _drop(self, waiting: Waiting) -> None:
+        """Takes out a request that is not computed: its client does not stand behind it."""
+        self._left(waiting)
+        self._turns.take_back(waiting.client, waiting.request.form.nbytes)
 
     def _left(self, waiting: Waiting) -> None:
         """Takes a request that has left out of the sums."""

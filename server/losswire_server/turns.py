@@ -3,8 +3,9 @@
 In: requests, each with its client and its size. Out: a number for each, its turn; who has the least
 is next. A client's turns are as many bytes apart as its requests are large, and never begin before
 "now", the turn of what is being computed: so one who asks for much stands behind itself, not before
-others, and nobody saves up turns by asking for nothing. (Start-time fair queueing: as deficit round
-robin, with a bound of one request instead of one round.)
+others, and nobody saves up turns by asking for nothing. What is dropped before it is computed takes
+no turn: its bytes are given back. (Start-time fair queueing: as deficit round robin, with a bound
+of one request instead of one round.)
 """
 
 from __future__ import annotations
@@ -37,6 +38,14 @@ class Turns:
         if len(known) > self._most:
             self._forget()
         return turn
+
+    def take_back(self, client: Hashable, nbytes: int) -> None:
+        """A request that had a turn is not computed; the client's next one has its bytes of turns.
+
+        That one may pass others of its own, which come no later than if all had been computed.
+        """
+        if client in self._next:
+            self._next[client] -= max(nbytes, 1)
 
     def reach(self, turn: int, nbytes: int) -> None:
         """So many bytes are computed now, from this turn on."""

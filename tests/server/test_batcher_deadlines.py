@@ -45,7 +45,10 @@ async def test_cancelled_requests_are_let_go_at_once(batcher, engine):
 
 @scenario()
 async def test_requests_are_let_go_wherever_they_stand(batcher, engine):
-    """The first, the last and those between; the others keep their order, and memory goes."""
+    """The first, the last and those between; the others keep their order, and memory goes.
+
+    Of those who come then, as many bytes have the turns of those who went.
+    """
     first = await submitted(batcher, 1)
     await engine.entered()
     tasks = dict(zip(range(2, 12), await submitted(batcher, *range(2, 12)), strict=True))
@@ -61,7 +64,7 @@ async def test_requests_are_let_go_wherever_they_stand(batcher, engine):
     tasks |= dict(zip((2, 3), await submitted(batcher, 2, 3), strict=True))
     engine.release(2)
     await asyncio.gather(*first, *tasks.values())
-    assert engine.batches == [[1], [4, 8, 9, 10, 2, 3]]
+    assert engine.batches == [[1], [4, 8, 2, 3, 9, 10]]
 
 
 @scenario()
@@ -88,7 +91,7 @@ async def test_a_client_that_goes_takes_back_thousands(batcher, engine):
             sys.settrace(before)
     assert group.all() == [waiting[-2]]
     assert len(group._queue) <= 2
-    assert next(steps) < 50 * len(waiting)
+    assert next(steps) < 60 * len(waiting)
     batcher.take_back(waiting[0])  # once more
     assert len(group) == 1
     engine.release(2)

@@ -50,6 +50,23 @@ def test_nobody_saves_up_turns():
     assert busy == [1000, 1010, 1020]
 
 
+def test_what_is_not_computed_takes_no_turn():
+    """Who took requests back stands where it stood without them, and no further ahead than now."""
+    turns = Turns()
+    turns.reach(turns.give("busy", 100), 0)
+    for nbytes in (10, 1000, 0, 10):
+        turns.give("a", nbytes)
+    for nbytes in (1000, 0):
+        turns.take_back("a", nbytes)
+    assert turns.give("a", 10) == 20
+    turns.reach(turns.give("busy", 10), 0)
+    for nbytes in (10, 10, 10):
+        turns.take_back("a", nbytes)
+    assert turns.give("a", 10) == 100
+    turns.take_back("never seen", 10)
+    assert turns.give("never seen", 10) == 100
+
+
 def test_newcomers_do_not_pass_for_ever():
     """A request that waits is next in the end, however many new clients come one after another."""
     turns = Turns()
@@ -97,6 +114,50 @@ def test_a_greedy_client_starves_nobody(is_alike):
             each.cancel()
         engine.release(MANY)
         await asyncio.gather(*greedy, *modest, return_exceptions=True)
+        await batcher.close()
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("how", ["taken back", "late"])
+def test_who_was_not_served_does_not_stand_behind_that(how):
+    """Of a client, much is dropped before it is computed: its next request's turn is soon."""
+
+    async def play():
+        engine = HeldEngine()
+        limits = BatchLimits(rows=1000, nbytes=request_of(100).nbytes, wait_us=0)
+        batcher = Batcher(engine, limits)
+        loop = asyncio.get_running_loop()
+
+        def ask(client, rows, count=1, classes=CLASSES, deadline=None):
+            calls = [
+                batcher.submit(request_of(rows, classes), deadline, client) for _ in range(count)
+            ]
+            return [asyncio.ensure_future(call) for call in calls]
+
+        others = ask("other", 100, SLOTS)
+        for _ in range(SLOTS):
+            await engine.entered()
+        dropped = ask("unlucky", 90, MANY, CLASSES + 1, loop.time() + 3600)
+        others += ask("other", 100, 5)
+        await asyncio.sleep(0)
+        if how == "late":
+            clock = loop.time
+            loop.time = lambda: clock() + 7200
+            engine.release()
+            await engine.entered()
+        else:
+            for each in dropped:
+                each.cancel()
+        await asyncio.wait(dropped)
+        unlucky = ask("unlucky", 1)
+        await asyncio.sleep(0)
+        for _ in range(2):
+            engine.release()
+            await engine.entered()
+        assert [1] in engine.batches, "the others were all before"
+        engine.release(MANY)
+        await asyncio.gather(*others, *unlucky)
         await batcher.close()
 
     asyncio.run(play())
