@@ -2,8 +2,9 @@
 
 In: target, transport and shape as arguments; then a line for each measuring on standard input,
 `{"callers": n, "seconds": s}` for callers that each wait for their answer, or
-`{"rate": r, "seconds": s}` for calls that come whether or not others are done. Out: a line of
-JSON for each, with what became of the calls.
+`{"rate": r, "seconds": s}` for calls that come whether or not others are done, or
+`{"connected": c}` to hang up and to come back. Out: a line of JSON for each, with what became of
+the calls.
 """
 
 from __future__ import annotations
@@ -46,18 +47,33 @@ class Outcomes:
 class LoadingClient:
     """Makes losses-only calls for tensors that lie in the client's memory."""
 
-    def __init__(self, client: losswire.AsyncClient, shape: tuple[int, ...]) -> None:
-        self._client = client
+    def __init__(self, target: str, transport: Any, shape: tuple[int, ...]) -> None:
+        self._target, self._transport = target, transport
         engine = NumpyEngine(threads=1)
+        self._questions = [
+            Question.make("softmax_cross_entropy", shape, "float32", seed, engine)
+            for seed in range(_QUESTIONS)
+        ]
+        engine.close()
         self._asked: list[tuple[Array, Array, bytes]] = []
-        for seed in range(_QUESTIONS):
-            question = Question.make("softmax_cross_entropy", shape, "float32", seed, engine)
+        self._turn = itertools.count()
+
+    def connect(self) -> None:
+        """Comes, and lays the tensors out."""
+        client = losswire.AsyncClient(
+            self._target, transport=self._transport, timeout=TIMEOUT_SECONDS, retries=False
+        )
+        for question in self._questions:
             logits, ids = question.problem.arguments
             own, labels = client.empty(logits.shape, logits.dtype), client.empty(ids.shape, "int32")
             own[...], labels[...] = logits, ids
             self._asked.append((own, labels, question.expected["per_example"]))
-        engine.close()
-        self._turn = itertools.count()
+        self._client = client
+
+    async def hang_up(self) -> None:
+        """Lets go of the server and of the tensors."""
+        self._asked.clear()
+        await self._client.close()
 
     async def measure(self, asked: dict[str, float]) -> Outcomes:
         """One measuring, as the line says."""
@@ -108,14 +124,21 @@ class LoadingClient:
 
 async def main(target: str, transport: Any, shape: str) -> None:
     """Runs it until standard input ends."""
-    async with losswire.AsyncClient(
-        target, transport=transport, timeout=TIMEOUT_SECONDS, retries=False
-    ) as client:
-        load = LoadingClient(client, parse_shape(shape))
-        print("ready", flush=True)
-        while line := await asyncio.to_thread(sys.stdin.readline):
-            outcomes = await load.measure(json.loads(line))
-            print(json.dumps(outcomes.as_json()), flush=True)
+    load = LoadingClient(target, transport, parse_shape(shape))
+    load.connect()
+    print("ready", flush=True)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        asked = json.loads(line)
+        outcomes = Outcomes()
+        match asked.get("connected"):
+            case True:
+                load.connect()
+            case False:
+                await load.hang_up()
+            case None:
+                outcomes = await load.measure(asked)
+        print(json.dumps(outcomes.as_json()), flush=True)
+    await load.hang_up()
 
 
 if __name__ == "__main__":

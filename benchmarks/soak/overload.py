@@ -119,7 +119,8 @@ def run(
     """Looks for the peak, then has the server at it and overloaded in turns.
 
     In turns, so that whatever else the machine does meanwhile befalls both. Memory, resident and
-    in use, is held to what it is after the first.
+    in use, is held to what it is after the first; what is in use is looked at when the callers have
+    hung up, since of each connection gRPC keeps buffers, now of this size and now of that.
 
     Args:
         scenario: what to ask for.
@@ -150,7 +151,9 @@ def run(
             else:
                 over.add(_measure(load, "callers", _TIMES * callers, overloaded))
             memory.append(resident_bytes(server.pid))
+            _ask(load, {"connected": False})
             in_use.append(server.in_use())
+            _ask(load, {"connected": True})
             watch(over.calls)
     held = scenario.held or _TIMES * callers
     return {
@@ -181,18 +184,22 @@ def _measure(
 ) -> Measured:
     """Has all processes measure at the same time."""
     begin = time.perf_counter()
-    for process in load:
-        assert process.stdin is not None  # noqa: S101 -- for the type checker
-        line = json.dumps({unit: amount / len(load), "seconds": seconds})
-        process.stdin.write(line + "\n")
-        process.stdin.flush()
-    answers = [_line(process) for process in load]
+    answers = _ask(load, {unit: amount / len(load), "seconds": seconds})
     measured = Measured(time.perf_counter() - begin)
     for answer in answers:
         told = json.loads(answer)
         measured.latencies += told["latencies"]
         measured.others.update(told["others"])
     return measured
+
+
+def _ask(load: Sequence[subprocess.Popen[str]], what: Mapping[str, float]) -> list[str]:
+    """Has all processes do something at the same time; what each answers."""
+    for process in load:
+        assert process.stdin is not None  # noqa: S101 -- for the type checker
+        process.stdin.write(json.dumps(what) + "\n")
+        process.stdin.flush()
+    return [_line(process) for process in load]
 
 
 @contextmanager
