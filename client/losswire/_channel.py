@@ -51,6 +51,7 @@ _OPTIONS: Final = (
     ("grpc.http2.lookahead_bytes", 2 * _FRAME_BYTES),
     ("grpc.keepalive_time_ms", connections.CLIENT_PING_MS),
     ("grpc.keepalive_timeout_ms", connections.PING_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", connections.PING_TIMEOUT_MS),
     ("grpc.http2.max_pings_without_data", 0),  # a stream of small calls may be idle for long
     # A server that restarts is back in seconds; gRPC's own backoff grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),

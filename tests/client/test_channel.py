@@ -129,4 +129,5 @@ def test_pings_are_permitted(made, monkeypatch):
     assert made[0]["grpc.http2.max_pings_without_data"] == 0
     for options in (made[0], taken):
         assert options["grpc.keepalive_timeout_ms"] == connections.PING_TIMEOUT_MS
+        assert options["grpc.http2.ping_timeout_ms"] == connections.PING_TIMEOUT_MS
     assert taken["grpc.keepalive_time_ms"] < 300_000
