@@ -85,3 +85,19 @@ def test_what_is_taken_back(busy, transport, logits):
 
     asyncio.run(play())
     assert_nothing_more_was_computed(busy)
+
+
+@pytest.mark.parametrize(("transport", "logits"), CALLS)
+def test_what_waits_knows_its_deadline(busy, transport, logits):
+    """The call's own, on every path: by it the server tells what is late, and what is urgent."""
+
+    async def play():
+        async with losswire.AsyncClient(busy.target, transport=transport) as client:
+            task = asyncio.ensure_future(client.softmax(logits, timeout=LONG))
+            await asyncio.to_thread(eventually, lambda: waiting(busy))
+            left = [each.deadline - time.monotonic() for each in waiting(busy)]
+            assert all(0 < seconds <= LONG + 1 for seconds in left)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(play())

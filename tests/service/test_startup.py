@@ -1,5 +1,9 @@
-"""What cannot start: the command ends with status 2 and one line that says what to do."""
+"""What cannot start: the command ends with status 2 and one line that says what to do.
 
+And what can: it is there for others once it has computed.
+"""
+
+import asyncio
 import os
 import socket
 import subprocess
@@ -9,6 +13,9 @@ from datetime import UTC, datetime
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from losswire_server import runtime
+from losswire_server.config import load_settings
+from losswire_server.engine.numpy_engine import NumpyEngine
 from pem import Authority
 
 SECRET = "a-secret-that-nobody-has-to-know"  # noqa: S105 -- it opens nothing
@@ -165,3 +172,26 @@ def test_files_that_may_not_be_read(folder):
     path = folder / "unreadable"
     path.touch(0o000)
     assert said_by("--token-file", str(path)).startswith(f"token_file: cannot read {path}: Permis")
+
+
+def test_nobody_can_connect_before_the_warm_up_has_ended(tmp_path, monkeypatch):
+    """While the engine computes for the first time there is no socket to knock at."""
+    path, seen, stop = tmp_path / "socket", [], asyncio.Event()
+
+    class Engine(NumpyEngine):
+        """Looks for the socket meanwhile."""
+
+        def compute(self, requests):
+            results = super().compute(requests)
+            seen.append(path.exists())
+            return results
+
+    def on_ready(_target):
+        seen.append("ready" if path.exists() else "ready, and not there")
+        stop.set()
+
+    monkeypatch.setattr(runtime, "choose_engine", lambda *_arguments: (Engine(threads=1), "ours"))
+    asyncio.run(runtime.serve(load_settings(unix_socket=path, drain_seconds=1.0), stop, on_ready))
+    assert seen[-1] == "ready"
+    assert not any(seen[:-1])
+    assert len(seen) > 1

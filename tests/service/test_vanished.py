@@ -43,12 +43,12 @@ def blocks(*arguments):
             sys.stdin.read()
         yield message
 _stream._blocks = blocks
-_stream.BLOCK_BYTES = 4000
+_stream.BLOCK_BYTES = 400
 with losswire.Client(sys.argv[1], transport="stream", timeout={PATIENCE}) as client:
-    client.softmax(np.zeros((1000, 10), np.float32))
+    client.softmax(np.zeros((100, 10), np.float32))
 """
 
-LOGITS = np.random.default_rng(7).normal(size=(1000, 10)).astype(np.float32)
+LOGITS = np.random.default_rng(7).normal(size=(100, 10)).astype(np.float32)
 
 
 class Server(LocalServer):
@@ -72,7 +72,7 @@ def _shorter(monkeypatch):
 
 
 @pytest.mark.usefixtures("_shorter")
-@pytest.mark.parametrize("transport", ["inline", "stream"])
+@pytest.mark.parametrize("transport", ["inline", "stream", "auto", "shared"])
 def test_calls_of_a_server_that_hangs_go_to_another(client, transport):
     """Whether a call has begun there or is to begin: each is answered by the one that is left."""
     expected = client.softmax(LOGITS)
