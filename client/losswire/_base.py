@@ -77,10 +77,10 @@ class BaseClient:
             raise InvalidInput(f"retries: expected True or False, received {retries!r}")
         self._timeout = _checked_timeout(timeout)
         target = target or os.environ.get("LOSSWIRE_TARGET") or DEFAULT_TARGET
-        self._connection = self._pinned = Connection(target, token, tls)
+        self._connection = self._pinned = Connection(target, token, tls, timeout=self._timeout)
         warn_of_plain_token(target, token, tls, stacklevel=2)
         if is_spread(target):
-            self._pinned = Connection(target, token, tls, is_pinned=True)
+            self._pinned = Connection(target, token, tls, timeout=self._timeout, is_pinned=True)
         # What makes another like it.
         self._made_by = partial(
             type(self),

@@ -50,8 +50,6 @@ _OPTIONS: Final = (
     ("grpc.experimental.tcp_max_read_chunk_size", _FRAME_BYTES),
     ("grpc.http2.lookahead_bytes", 2 * _FRAME_BYTES),
     ("grpc.keepalive_time_ms", connections.CLIENT_PING_MS),
-    ("grpc.keepalive_timeout_ms", connections.PING_TIMEOUT_MS),
-    ("grpc.http2.ping_timeout_ms", connections.PING_TIMEOUT_MS),
     ("grpc.http2.max_pings_without_data", 0),  # a stream of small calls may be idle for long
     # A server that restarts is back in seconds; gRPC's own backoff grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -71,6 +69,7 @@ class Connection:
         target: where to.
         token: sent with each call.
         tls: how to know the server.
+        timeout: that calls have, in seconds.
         is_pinned: whether all calls go to the same one of several servers, while it is there.
         server_name: that its certificate is to have; None for the target's.
     """
@@ -81,13 +80,19 @@ class Connection:
         token: str | None,
         tls: Tls | None,
         *,
+        timeout: float,
         is_pinned: bool = False,
         server_name: str | None = None,
     ) -> None:
         self.target = target
-        self._options: tuple[tuple[str, int | str], ...] = _OPTIONS
+        pong = connections.pong_ms(timeout)
+        self._options: tuple[tuple[str, int | str], ...] = (
+            *_OPTIONS,
+            ("grpc.keepalive_timeout_ms", pong),
+            ("grpc.http2.ping_timeout_ms", pong),
+        )
         if is_spread(target) and not is_pinned:
-            self._options = (*_OPTIONS, ("grpc.service_config", _SERVICE_CONFIG))
+            self._options = (*self._options, ("grpc.service_config", _SERVICE_CONFIG))
         if server_name is not None:
             self._options = (*self._options, ("grpc.ssl_target_name_override", server_name))
         self._authorization: tuple[tuple[str, str], ...] = ()

@@ -67,7 +67,7 @@ def check(
         ca, server_name = server_certificate, server_name or _name_of(server_certificate)
     try:
         trust = _credentials(ca, certificate, key) if certificate or key else ca or tls
-        connection = Connection(target, None, trust, server_name=server_name)
+        connection = Connection(target, None, trust, timeout=timeout, server_name=server_name)
     except InvalidInput as error:
         sys.stderr.write(f"losswire check: {error}\n")
         raise typer.Exit(2) from error

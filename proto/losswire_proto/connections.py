@@ -11,16 +11,17 @@ from __future__ import annotations
 from typing import Final
 
 CLIENT_PING_MS: Final = 10_000
-"""A client pings where it has heard nothing for so long while calls are open: with the time below a
-server that vanished is noticed while most of a call's 30 seconds are left for another one's try."""
+"""A client pings where it has heard nothing for so long while calls are open."""
 
 SERVER_PING_MS: Final = 60_000
 """A server does, so that what it holds for a client that vanished is given back."""
 
-PING_TIMEOUT_MS: Final = 10_000
-"""After a ping without an answer for so long, the connection is taken for dead. gRPC has two
-options for that: `grpc.http2.ping_timeout_ms` is a minute if it is not told, however short
-`grpc.keepalive_timeout_ms` is."""
+SHORTEST_PONG_MS: Final = 10_000
+"""The least that a client waits for the answer, which may stand behind megabytes in buffers."""
+
+LONGEST_PONG_MS: Final = 60_000
+"""The most, and what a server waits; it has gone then. gRPC takes two options for it: what
+`grpc.http2.ping_timeout_ms` says counts, however short `grpc.keepalive_timeout_ms` is."""
 
 SHORTEST_PING_MS: Final = 5_000
 """Pings that come sooner than this after the one before are not permitted."""
@@ -30,3 +31,15 @@ CLIENT_HEADER: Final = "losswire-client"
 
 LONGEST_CLIENT: Final = 64
 """Characters of it; a longer one is none."""
+
+
+def pong_ms(timeout: float) -> int:
+    """How long a client waits for the answer to a ping, in milliseconds.
+
+    A third of what its calls have, so that there is time for another server's try; who has a slow
+    network gives them more.
+
+    Args:
+        timeout: of its calls, in seconds.
+    """
+    return round(min(max(1000 * timeout / 3, SHORTEST_PONG_MS), LONGEST_PONG_MS))

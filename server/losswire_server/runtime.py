@@ -267,8 +267,8 @@ def _grpc_server(
             ("grpc.http2.lookahead_bytes", 2 * _FRAME_BYTES),
             ("grpc.http2.min_ping_interval_without_data_ms", connections.SHORTEST_PING_MS),
             ("grpc.keepalive_time_ms", connections.SERVER_PING_MS),
-            ("grpc.keepalive_timeout_ms", connections.PING_TIMEOUT_MS),
-            ("grpc.http2.ping_timeout_ms", connections.PING_TIMEOUT_MS),
+            ("grpc.keepalive_timeout_ms", connections.LONGEST_PONG_MS),
+            ("grpc.http2.ping_timeout_ms", connections.LONGEST_PONG_MS),
             # The first is where gRPC begins to refuse some; what is refused depends on nothing so.
             ("grpc.max_metadata_size", settings.max_metadata_bytes),
             ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
