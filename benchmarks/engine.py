@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -25,7 +24,7 @@ from rich.progress import track
 from rich.table import Table
 
 import losswire
-from benchmarks import by_hand
+from benchmarks import by_hand, machine
 from losswire._advice import Advice
 from losswire_proto import losses
 from losswire_proto.losses import LossCall
@@ -55,11 +54,8 @@ def main() -> None:
     measures = [tile_sizes] if arguments.tiles else [ceilings, options_off, each_loss, advice]
     tables = {measure.__name__: measure(arguments.rounds) for measure in measures}
     about = {
-        "numpy": np.__version__,
-        "losswire": losswire.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "command": "python benchmarks/engine.py " + " ".join(sys.argv[1:]),
+        "command": "python -m benchmarks.engine " + " ".join(sys.argv[1:]),
+        **machine.described(("losswire", "numpy")),
     }
     for rows in tables.values():
         _print(rows)

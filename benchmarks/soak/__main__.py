@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from functools import partial
@@ -91,19 +90,11 @@ def _about(asked: argparse.Namespace, seconds: float) -> dict[str, Any]:
     """What was run, where."""
     return {
         "command": "python -m benchmarks.soak " + " ".join(sys.argv[1:]),
-        "commit": _git("rev-parse", "HEAD"),
-        "has_changes": bool(_git("status", "--porcelain", "--", "client", "proto", "server")),
         "seconds_each": asked.seconds,
         "seconds": seconds,
         "seed": asked.seed,
         **machine.described(_PACKAGES),
     }
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return done.stdout.strip()
 
 
 def _parser() -> argparse.ArgumentParser:
