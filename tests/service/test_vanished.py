@@ -96,10 +96,10 @@ def test_the_room_of_a_client_that_hangs_is_given_back():
         )
         try:
             assert child.stdout.readline() == b"begun\n"
-            os.kill(child.pid, signal.SIGSTOP)
             refused = losswire.Client(server.target, transport="stream", retries=False)
             with refused, pytest.raises(losswire.ServerBusy):
                 refused.softmax(LOGITS)
+            os.kill(child.pid, signal.SIGSTOP)
             with losswire.Client(server.target, transport="stream", timeout=PATIENCE) as other:
                 assert other.softmax(LOGITS).shape == LOGITS.shape
         finally:
