@@ -61,6 +61,9 @@ _HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _FLUSH_SECONDS: Final = 5.0
 """The longest that the last replies may take to leave, once all calls are over."""
 
+_CANCEL_SECONDS: Final = 3.0
+"""The longest that gRPC may take to close connections, once it is to wait for nobody."""
+
 
 async def serve(
     settings: ServerSettings, stop: asyncio.Event, on_ready: Callable[[str], None]
@@ -103,10 +106,22 @@ async def serve(
         is_drained = await admission.drain(settings.drain_seconds)
         health.end()
         # What was answered may still be on its way to the socket: that is let out before the end.
-        await server.stop(grace=_FLUSH_SECONDS if is_drained else None)
+        await _end(server, grace=_FLUSH_SECONDS if is_drained else None)
     log.info("stopped", drained=is_drained)
     if loss.why is not None:
         raise ServingFailed(f"stopped, because {loss.why}")
+
+
+async def _end(server: grpc.aio.Server, grace: float | None) -> None:
+    """Ends all calls and connections.
+
+    gRPC may wait for ever for a connection that takes no more of a reply; such a one ends with the
+    process.
+    """
+    stopping = asyncio.create_task(server.stop(grace))
+    _, left = await asyncio.wait([stopping], timeout=(grace or 0.0) + _CANCEL_SECONDS)
+    if left:
+        structlog.get_logger().warning("connections_left")
 
 
 def _interceptors(

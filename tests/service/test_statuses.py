@@ -1,5 +1,6 @@
 """What the running service answers beside results: statuses, health, reflection, information."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -23,7 +24,7 @@ from losswire_proto import __version__
 from losswire_proto.losses import LOSSES
 from losswire_proto.v1 import loss_service_pb2 as pb
 from losswire_proto.v1 import loss_service_pb2_grpc, options_pb2
-from losswire_server import LocalServer
+from losswire_server import LocalServer, runtime
 from losswire_server.errors import StartupError
 
 SERVICE = "losswire.v1.LossService"
@@ -257,6 +258,22 @@ def test_sigterm_does_not_wait_for_ever():
     reader.close()
     assert any('"drained": false' in line for line in rest)
     assert errors == [losswire.ServerUnavailable]
+
+
+def test_a_connection_that_grpc_cannot_end_ends_with_the_process(monkeypatch):
+    """Where gRPC waits for ever, as it may for a reply that is stuck, the server does not."""
+
+    class Stuck:
+        """A server whose connections do not go."""
+
+        async def stop(self, grace):
+            asked.append(grace)
+            await asyncio.Event().wait()
+
+    asked = []
+    monkeypatch.setattr(runtime, "_CANCEL_SECONDS", 0.0)
+    asyncio.run(asyncio.wait_for(runtime._end(Stuck(), None), 60))
+    assert asked == [None]
 
 
 def test_settings_are_logged_at_start():
