@@ -119,8 +119,10 @@ async def _end(server: grpc.aio.Server, grace: float | None) -> None:
     process.
     """
     stopping = asyncio.create_task(server.stop(grace))
-    _, left = await asyncio.wait([stopping], timeout=(grace or 0.0) + _CANCEL_SECONDS)
-    if left:
+    await asyncio.wait([stopping], timeout=(grace or 0.0) + _CANCEL_SECONDS)
+    if stopping.done():
+        stopping.result()
+    else:
         structlog.get_logger().warning("connections_left")
 
 
