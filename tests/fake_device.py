@@ -50,7 +50,7 @@ class FakeDevice:
     """
 
     name = "Fake GPU"
-    traits = Traits((9, 0))
+    traits = Traits((9, 0), multiprocessors=132)
 
     def __init__(self, run, seed=0, memory_bytes=1 << 30, failures=None, after_launches=0):
         self.memory_bytes = memory_bytes

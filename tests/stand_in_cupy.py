@@ -5,7 +5,10 @@
 
 import types
 
-HOPPER = {"name": b"H100", "totalGlobalMem": 80 << 30, "major": 9, "minor": 0}
+HOPPER = {
+    "name": b"H100", "totalGlobalMem": 80 << 30, "major": 9, "minor": 0,
+    "multiProcessorCount": 132,
+}  # fmt: skip
 
 MACHINE_CODE = b"\x7fELF, machine code"
 

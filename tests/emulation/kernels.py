@@ -20,8 +20,8 @@ from losswire_server.engine.weighting import weigh
 from losswire_server.requests import LossRequest
 from losswire_server.rows import LabelTable
 
-HOPPER = Traits((9, 0))
-TURING = Traits((7, 5))
+HOPPER = Traits((9, 0), multiprocessors=132)
+TURING = Traits((7, 5), multiprocessors=40)
 
 
 @dataclass(frozen=True, slots=True)

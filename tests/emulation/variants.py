@@ -20,7 +20,7 @@ from kernel_cases import ELEMENT_CASES, EVERYTHING, FLOATS, PLAIN, ROW_CASES
 from losswire_proto.losses import LossCall, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from losswire_server.engine import launches
 from losswire_server.engine.launches import Kernel
-from losswire_server.engine.tilings import CLUSTER_CAPABILITY, LANES, Traits
+from losswire_server.engine.tilings import LANES, Traits
 from losswire_server.requests import LossRequest
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -78,8 +78,8 @@ def every_variant() -> list[Variant]:
     planned = {}
     for case, dtype, architecture in itertools.product(CASES, FLOATS, ARCHITECTURES):
         major, minor = divmod(int(architecture.removeprefix("sm_")), 10)
-        traits = Traits((major, minor))
-        key = (case, dtype, traits.capability >= CLUSTER_CAPABILITY)
+        traits = Traits((major, minor), multiprocessors=128)
+        key = (case, dtype, traits.largest_cluster)
         if key not in planned:
             planned[key] = _kernels(case, dtype, traits)
         for (tiling, layout), kernel in planned[key].items():

@@ -124,8 +124,9 @@ class CupyDevice:
             compiler = cupy.cuda.nvrtc.getVersion()  # the first that is asked of it, and loads it
         self.name: str = properties["name"].decode()
         self.memory_bytes = int(properties["totalGlobalMem"])
-        self.traits = Traits((int(properties["major"]), int(properties["minor"])))
-        made_by = f"{self.traits.capability}, NVRTC {compiler}"
+        capability = (int(properties["major"]), int(properties["minor"]))
+        self.traits = Traits(capability, int(properties["multiProcessorCount"]))
+        made_by = f"{capability}, NVRTC {compiler}"
         self._cubins = Cubins(kernel_cache or _folder_of_cupy(), made_by)
 
     def attach(self) -> None:

@@ -95,9 +95,16 @@ class Traits:
 
     Attributes:
         capability: major and minor compute capability.
+        multiprocessors: how many it has; a slice of a GPU may have few.
     """
 
     capability: tuple[int, int]
+    multiprocessors: int
+
+    @property
+    def largest_cluster(self) -> int:
+        """Blocks that can share a row; these take a multiprocessor each."""
+        return self.multiprocessors if self.capability >= CLUSTER_CAPABILITY else 1
 
 
 def tilings_of(request: LossRequest, traits: Traits) -> Iterator[Tiling]:
@@ -111,7 +118,7 @@ def tilings_of(request: LossRequest, traits: Traits) -> Iterator[Tiling]:
     if request.classes <= min(FEW_CLASSES, held):
         yield Tiling("THREAD_PER_ROW", FEW_THREADS)
     for tiling in TILINGS:
-        is_able = tiling.cluster == 1 or traits.capability >= CLUSTER_CAPABILITY
+        is_able = tiling.cluster <= traits.largest_cluster
         if is_able and request.classes <= tiling.group * held:
             needed = -(-request.classes // (tiling.group * run))
             yield replace(tiling, runs=next(count for count in _RUNS if count >= needed))

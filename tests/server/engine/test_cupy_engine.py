@@ -31,7 +31,7 @@ def test_what_a_device_says_of_itself(cupy):
     """Name, memory, and what decides about geometry."""
     device = CupyDevice(3)
     assert (device.name, device.memory_bytes) == ("H100", 80 << 30)
-    assert device.traits == Traits((9, 0))
+    assert device.traits == Traits((9, 0), 132)
     device.attach()
     assert cupy.calls == [("use", 3)]
 

@@ -99,6 +99,19 @@ def test_the_first_of_what_could_is_what_does():
     assert (launch.block, launch.cluster) == (512, 1)
 
 
+@pytest.mark.parametrize(
+    ("capability", "multiprocessors", "blocks"),
+    [((9, 0), 132, [2, 4, 8]), ((9, 0), 8, [2, 4, 8]), ((9, 0), 7, [2, 4]), ((9, 0), 1, []),
+     ((8, 9), 128, [])],
+)  # fmt: skip
+def test_a_row_is_shared_by_no_more_blocks_than_can_run(capability, multiprocessors, blocks):
+    """Each block of a cluster takes a multiprocessor, of which a slice of a GPU may have few."""
+    logits = np.broadcast_to(np.float32(0), (2, 20_000))
+    request = LossRequest(LossCall(grad_logits=True), logits, 1, np.zeros(2, np.int64), "ids")
+    found = tilings.tilings_of(request, tilings.Traits(capability, multiprocessors))
+    assert [each.cluster for each in found if each.cluster > 1] == blocks
+
+
 def test_no_kernel_wants_more_shared_memory_than_every_device_gives():
     """More would have to be asked for, kernel by kernel, and is not there everywhere."""
     most = 0
