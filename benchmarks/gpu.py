@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +21,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks import gpu_contenders as on_gpu
+from benchmarks import machine
 from benchmarks.rows import Row, Table, Target
 from benchmarks.turns import Contender, in_turns, seconds
 from losswire.bench.problem import Problem
@@ -287,30 +286,23 @@ def about() -> dict[str, Any]:
     """What the figures were taken with."""
     return {
         "command": "python -m benchmarks.gpu " + " ".join(sys.argv[1:]),
-        "devices": _output(
-            "nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"
-        ),
-        "commit": _output("git", "rev-parse", "HEAD"),
-        "python": sys.version.split()[0],
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "devices": _devices(),
+        **machine.described(_PACKAGES),
     }
 
 
-def _output(*command: str) -> str:
-    program = shutil.which(command[0])
-    if program is None:
-        return "unknown"
-    ran = subprocess.run(  # noqa: S603 -- the two commands above
-        [program, *command[1:]], capture_output=True, text=True, check=False
-    )
-    return ran.stdout.strip() or "unknown"
-
-
-def _version(package: str) -> str:
+def _devices() -> str:
+    """Names and drivers of the GPUs, a line each."""
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+        ran = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return "unknown"
+    return ran.stdout.strip() or "unknown"
 
 
 def _parser() -> argparse.ArgumentParser:
