@@ -123,7 +123,7 @@ class Scene:
                 footprint = settled(
                     link.server.pid,
                     client,
-                    lambda now, then=then: now.has_let_go(then) if then else not now.regions,
+                    lambda now, then=then: not (now.leaks(then) if then else now.regions),
                 )
             found[link.kind] = footprint, link.server.in_use()
         return found
@@ -169,8 +169,7 @@ def faults(loop: Loop, seconds: float, watch: Callable[[int], object], seed: int
 def soak(loop: Loop, seconds: float, watch: Callable[[int], object], seed: int) -> dict[str, Any]:
     """The same with servers that live on: half of it to warm up, half of it to see what stays.
 
-    Warmed up by three times the clients, so that what it caches, and threads that it has once
-    needed, are not more by chance at the end.
+    Warmed up by three times the clients, so that what it caches is not more by chance at the end.
     """
     with Scene(loop, seed) as scene:
         scene.run_for(seconds / 2, watch, clients=3)
@@ -190,6 +189,6 @@ def compared(before: AtRest, after: AtRest) -> dict[str, Any]:
             "warmed_up": {**asdict(held), **asdict(in_use)},
             "end": {**asdict(holds), **asdict(uses)},
             "drift": uses.drift(in_use),
-            "leaks": holds.leaks(held),
+            "leaks": holds.leaks(held) | uses.leaks(in_use),
         }
     return figures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 _SHARED: Final = "memfd:losswire"
 _OWNERS: Final = "pidfd"
-_OF_CLIENTS: Final = ("files", "mappings", "regions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +22,11 @@ class Footprint:
 
     Attributes:
         files: open descriptors.
-        threads: of it.
         mappings: of clients' memory.
         regions: descriptors of clients' memory, and of the processes that own it.
     """
 
     files: int
-    threads: int
     mappings: int
     regions: int
 
@@ -43,22 +40,14 @@ class Footprint:
         maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
         return cls(
             files=len(links),
-            threads=sum(1 for _ in Path(f"/proc/{pid}/task").iterdir()),
             mappings=sum(_SHARED in line for line in maps),
             regions=sum(_SHARED in link or _OWNERS in link for link in links),
         )
 
     def leaks(self, before: Footprint) -> dict[str, int]:
         """How many more there are than before, of what should not become more."""
-        return self._grown(before, *_OF_CLIENTS, "threads")
-
-    def has_let_go(self, before: Footprint) -> bool:
-        """Whether nothing of clients is left. Threads are pools', which keep those they made."""
-        return not self._grown(before, *_OF_CLIENTS)
-
-    def _grown(self, before: Footprint, *names: str) -> dict[str, int]:
-        grown = {name: getattr(self, name) - getattr(before, name) for name in names}
-        return {name: count for name, count in grown.items() if count > 0}
+        now, then = asdict(self), asdict(before)
+        return {name: now[name] - then[name] for name in now if now[name] > then[name]}
 
 
 def settled(pid: int, client: losswire.Client, is_fine: Callable[[Footprint], bool]) -> Footprint:

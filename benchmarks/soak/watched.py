@@ -11,17 +11,25 @@ import ctypes
 import gc
 import json
 import os
+import re
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from losswire_server import LocalServer, child, memory
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _ASKING: Final = signal.SIGUSR1
+
+_MEMORY: Final = ("heap_bytes", "python_blocks", "resident_bytes")
+_POOLED: Final = re.compile(r"(asyncio|losswire-batch|losswire-numpy)_\d+")
 
 _QUIET_SECONDS: Final = 1.5
 """In which looks bring no less: what gRPC still has of clients that have gone is given back within
@@ -36,16 +44,29 @@ class InUse:
         heap_bytes: of malloc's heap; 0 where it does not tell.
         python_blocks: of Python's own allocator, which small objects come from.
         resident_bytes: in RAM, of no file and shared with nobody: both, and what lies between.
+        threads: but for those in pools, which make them as they need them, up to their size.
+        grpc_threads: in gRPC's pool, which has no size: it makes one whenever all are at work,
+            one a second at most, and ends what had none for 20 s.
     """
 
     heap_bytes: int
     python_blocks: int
     resident_bytes: int
+    threads: int
+    grpc_threads: int
 
     def drift(self, before: InUse) -> dict[str, float]:
-        """By which part each differs from what it was."""
+        """By which part the memory of each kind differs from what it was."""
         now, then = asdict(self), asdict(before)
-        return {name: now[name] / then[name] - 1 for name in now if then[name]}
+        return {name: now[name] / then[name] - 1 for name in _MEMORY if then[name]}
+
+    def leaks(self, before: InUse) -> dict[str, int]:
+        """How many more threads there are than before; of gRPC's, more than twice as many."""
+        more = {
+            "threads": self.threads - before.threads,
+            "grpc_threads": self.grpc_threads - 2 * before.grpc_threads,
+        }
+        return {name: count for name, count in more.items() if count > 0}
 
     @classmethod
     def now(cls) -> InUse:
@@ -56,7 +77,18 @@ class InUse:
         pool = memory.pool()
         _, resident, shared, *_ = Path("/proc/self/statm").read_text(encoding="ascii").split()
         own = (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
-        return cls(pool.used if pool else 0, sys.getallocatedblocks(), own)
+        names = list(_names_of_threads())
+        grpcs = names.count("event_engine")
+        pooled = sum(bool(_POOLED.fullmatch(each.name)) for each in threading.enumerate())
+        in_heap = pool.used if pool else 0
+        return cls(in_heap, sys.getallocatedblocks(), own, len(names) - pooled - grpcs, grpcs)
+
+
+def _names_of_threads() -> Iterator[str]:
+    """Of this process, as the kernel knows them: "python" where Python has made them."""
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            yield (task / "comm").read_text(encoding="utf-8").strip()
 
 
 class WatchedServer(LocalServer):
