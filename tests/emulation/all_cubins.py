@@ -1,15 +1,18 @@
 """Every variant of every kernel, compiled for every architecture: `make kernels-all`.
 
 In: `variants.every_variant`. Out: `benchmarks/results/cubins.json`: for each architecture how many
-variants there are, the most registers, and what spilled. An architecture is written when it is
-complete, beside the others' last results; those of other sources are dropped.
+variants there are, the most registers, what spilled, and a digest of what they are made of, by
+which `make test` knows whether the record is of the kernels as they are. An architecture is written
+when it is complete, beside the others' last results; those of other sources are dropped.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from emulation.cubins import Cubin, compile_cubin
 from emulation.emulator import DEVICE, ROOT
 from emulation.variants import ARCHITECTURES, Variant, every_variant
 from losswire_server.engine.known_kernels import sources_digest
-from losswire_server.engine.launches import Kernel
+from losswire_server.engine.launches import COMPILER_OPTIONS, Kernel
 
 REPORT = ROOT / "benchmarks" / "results" / "cubins.json"
 
@@ -53,6 +56,7 @@ def measured(variants: list[Variant]) -> dict:
     with ThreadPoolExecutor() as compilers:
         cubins = dict(zip(by_kernel, compilers.map(compile_one, by_kernel), strict=True))
     return {
+        "made_of": made_of(variants),
         "variants": len(variants),
         "kernels": len(by_kernel),
         "most_registers": max(cubin.registers for cubin in cubins.values()),
@@ -65,6 +69,13 @@ def measured(variants: list[Variant]) -> dict:
         ],
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def made_of(variants: list[Variant]) -> str:
+    """The same as long as kernels, their text and the compiler's options are."""
+    kernels = sorted({(each.architecture, astuple(each.kernel)) for each in variants})
+    all_of_it = json.dumps([sources_digest(), COMPILER_OPTIONS, kernels])
+    return hashlib.sha256(all_of_it.encode()).hexdigest()[:16]
 
 
 def compiled(kernel: Kernel, architecture: str) -> Cubin:
